@@ -1,0 +1,131 @@
+// Methods that copy, convert or overwrite values.
+#include "calls.h"
+#include "convert.h"
+#include "tensor.h"
+#include "types.h"
+
+namespace eager::bind {
+namespace {
+
+PyObject* detach(PyObject* self, PyObject*) {
+  return guarded([&] { return wrap(call(*known.detach, {tensor_of(self)}, Attrs())); });
+}
+
+PyObject* clone(PyObject* self, PyObject*) {
+  return guarded([&] { return wrap(unary(*known.clone, tensor_of(self))); });
+}
+
+TensorRef to_device(const TensorRef& x, Device device) {
+  if (x->device == device) return x;
+  if (device == Device::meta) return Tensor::empty(x->shape, x->dtype, device);
+  fail(ErrorKind::device, "to", "a meta tensor holds no data to move", "a tensor on cpu", "meta",
+       "empty_like(x, device=\"cpu\")");
+}
+
+PyObject* convert(PyObject* self, DType dtype, Device device, bool copy) {
+  const TensorRef& x = tensor_of(self);
+  TensorRef y = to_dtype(to_device(x, device), dtype);
+  if (y.get() != x.get()) return wrap(y);
+  return copy ? wrap(unary(*known.clone, x)) : Py_NewRef(self);
+}
+
+// to(dtype), to(device), to(device, dtype), to(other), with or without names.
+PyObject* to(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* names) {
+  return guarded([&] {
+    static const Signature<7> signature{
+        "to", {"first", "second", "dtype", "device", "other", "copy", "non_blocking"}, 0, 2};
+    Arguments<7> a(signature, args, n, names);
+    DType dtype = tensor_of(self)->dtype;
+    Device device = tensor_of(self)->device;
+    for (int i = 0; i < 5; ++i) {
+      if (!a.has(i)) continue;
+      if (is_tensor(a[i])) {
+        dtype = tensor_of(a[i])->dtype;
+        device = tensor_of(a[i])->device;
+      } else if (looks_like_dtype(a[i])) {
+        dtype = to_dtype(a[i]);
+      } else {
+        device = bind::to_device(a[i]);
+      }
+    }
+    return convert(self, dtype, device, a.truth(5));
+  });
+}
+
+template <DType dtype>
+PyObject* to_fixed(PyObject* self, PyObject*) {
+  return guarded([&] { return convert(self, dtype, tensor_of(self)->device, false); });
+}
+PyObject* cpu(PyObject* self, PyObject*) {
+  return guarded([&] { return convert(self, tensor_of(self)->dtype, Device::cpu, false); });
+}
+
+PyObject* type_as(PyObject* self, PyObject* other) {
+  return guarded([&] {
+    const TensorRef& o = expect_tensor(other, "type_as");
+    return convert(self, o->dtype, o->device, false);
+  });
+}
+
+PyObject* copy_(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* names) {
+  return guarded([&] {
+    static const Signature<2> signature{"copy_", {"src", "non_blocking"}, 1};
+    Arguments<2> a(signature, args, n, names);
+    assign(tensor_of(self), operand(a[0], "copy_"), "copy_");
+    return Py_NewRef(self);
+  });
+}
+
+PyObject* fill_(PyObject* self, PyObject* value) {
+  return guarded([&] {
+    const TensorRef& x = tensor_of(self);
+    if (PyFloat_Check(value)) {
+      fill(x, false, PyFloat_AS_DOUBLE(value), 0);
+    } else if (PyLong_Check(value)) {
+      fill(x, true, 0, to_integer(value, "fill_"));
+    } else {
+      TensorRef v = operand(value, "fill_");
+      if (v->ndim() != 0) {
+        fail(ErrorKind::shape, "fill_", "the value has dimensions", "a number or a 0-dim tensor",
+             "shape " + to_string(v->shape), "copy_, which broadcasts");
+      }
+      assign(x, v, "fill_");
+    }
+    return Py_NewRef(self);
+  });
+}
+
+PyObject* zero_(PyObject* self, PyObject*) {
+  return guarded([&] {
+    fill(tensor_of(self), true, 0, 0);
+    return Py_NewRef(self);
+  });
+}
+
+}  // namespace
+
+PyMethodDef value_methods[] = {
+    EAGER_NOARGS("detach", detach, "The same data, cut off from the tape."),
+    EAGER_NOARGS("clone", clone, "A copy; gradients flow through it."),
+    EAGER_FAST("to", to,
+               "to(dtype), to(device), to(device, dtype), to(other), all with copy=False\n\nThe "
+               "tensor converted; itself if nothing changes and copy is false."),
+    EAGER_NOARGS("float", to_fixed<DType::f32>, "to(float32)"),
+    EAGER_NOARGS("double", to_fixed<DType::f64>, "to(float64)"),
+    EAGER_NOARGS("half", to_fixed<DType::f16>, "to(float16)"),
+    EAGER_NOARGS("bfloat16", to_fixed<DType::bf16>, "to(bfloat16)"),
+    EAGER_NOARGS("char", to_fixed<DType::i8>, "to(int8)"),
+    EAGER_NOARGS("short", to_fixed<DType::i16>, "to(int16)"),
+    EAGER_NOARGS("int", to_fixed<DType::i32>, "to(int32)"),
+    EAGER_NOARGS("long", to_fixed<DType::i64>, "to(int64)"),
+    EAGER_NOARGS("byte", to_fixed<DType::u8>, "to(uint8)"),
+    EAGER_NOARGS("bool", to_fixed<DType::b8>, "to(bool): whether elements are not 0"),
+    EAGER_NOARGS("cpu", cpu, "to(\"cpu\")"),
+    EAGER_ONE("type_as", type_as, "type_as(other)\n\nto the dtype and device of `other`."),
+    EAGER_FAST("copy_", copy_,
+               "copy_(src, non_blocking=False)\n\nWrites `src`, broadcast and converted."),
+    EAGER_ONE("fill_", fill_, "fill_(value)\n\nWrites one number everywhere."),
+    EAGER_NOARGS("zero_", zero_, "Writes 0 everywhere."),
+    {nullptr}};
+
+}  // namespace eager::bind

@@ -1,0 +1,5 @@
+#include "lanes_impl.h"
+
+namespace eager::core {
+const Conversions kBaselineConversions = make_conversions();
+}

@@ -1,0 +1,5 @@
+"""Tools around training."""
+
+from eager.utils import data
+
+__all__ = ["data"]

@@ -1,0 +1,58 @@
+"""The fusion compiler: graph -> stages -> schedule -> program.
+
+`jit.fusion.lower`, `merge` and `outputs` turn a graph into a `tile.Plan`; `schedule` cuts it into
+tasks for workers; `memory` and `program` produce the tables that `jit.runtime` launches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from jit.fusion.lower import lower
+from jit.fusion.merge import merge
+from jit.fusion.outputs import place_outputs
+from jit.fusion.program import Program, assemble
+from jit.fusion.schedule import make_schedule
+from jit.fusion.tile import Plan
+from jit.graph import Graph
+
+if TYPE_CHECKING:
+    from jit.runtime.cpu import Executable
+
+__all__ = ["build_plan", "build_program", "compile_segment"]
+
+
+def build_plan(graph: Graph, writes: Mapping[int, int] | None = None) -> Plan:
+    """The merged stages of `graph`.  `writes`: output -> input that is overwritten with it.
+
+    Raises:
+        NotImplementedError: the graph holds an opaque op.
+    """
+    plan = lower(graph)
+    merge(plan)
+    place_outputs(plan, writes or {})
+    return plan
+
+
+def build_program(
+    graph: Graph, *, workers: int, writes: Mapping[int, int] | None = None
+) -> Program:
+    """The program of `graph` for `workers` workers, whatever they are."""
+    plan = build_plan(graph, writes)
+    return assemble(plan, make_schedule(plan, workers))
+
+
+def compile_segment(
+    graph: Graph, *, threads: int, writes: Mapping[int, int] | None = None
+) -> Executable:
+    """Compiles a graph without opaque ops for the CPU.
+
+    Args:
+        graph: a verified graph.
+        threads: workers to schedule for.
+        writes: output -> graph input whose memory it overwrites.
+    """
+    from jit.runtime.cpu import Executable
+
+    return Executable(build_program(graph, workers=threads, writes=writes))
