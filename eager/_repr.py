@@ -105,7 +105,7 @@ def _layout(
     n = _options.edgeitems
     parts = [_layout(part, cut, dim + 1, write, indent + 1) for part in data]
     if cut[dim]:
-        parts.insert(n, "...")
+        parts.insert(n, "..." if dim + 1 < len(cut) else " ...")
     if dim + 1 < len(cut):
         blank = "\n" * (len(cut) - dim - 1)
         return "[" + f",{blank}{' ' * (indent + 1)}".join(parts) + "]"
@@ -122,7 +122,8 @@ def _elements(x: Tensor, indent: int) -> str:
     write: Callable[[Any], str] = _float_format(leaves) if x.dtype.is_floating_point else str
     if x.ndim == 0:
         return write(summary.data)
-    width = max(len(write(v)) for v in leaves)
+    finite = [v for v in leaves if math.isfinite(v)]
+    width = max((len(write(v)) for v in finite), default=0)
     return _layout(summary.data, summary.cut, 0, lambda v: write(v).rjust(width), indent)
 
 

@@ -101,6 +101,8 @@ class Op:
         vjp: ``vjp(g, y, *xs, **attrs) -> tuple`` of one gradient (or None) per input.  A parameter
             whose name starts with ``_`` is passed as a tensor on the meta device: only its shape
             and dtype are kept by the tape.  Ops with several outputs get tuples g and y.
+            A keyword-only parameter ``needs`` is given one bool per input: gradients that are not
+            needed may be None.  Its default must ask for all of them.
             None: the op has no gradient.
         impl: "core" (a kernel in csrc/core), "generated" (from body or reduce), or a Python
             function on tensors, called with grad mode off: ``impl(*inputs, **attrs)``.
@@ -156,6 +158,11 @@ class Op:
         inputs = names[2 : 2 + len(self.inputs)]
         return not names[1].startswith("_"), tuple(not n.startswith("_") for n in inputs)
 
+    @property
+    def selective(self) -> bool:
+        """Whether the vjp can leave out gradients: it has the parameter ``needs``."""
+        return self.vjp is not None and "needs" in inspect.signature(self.vjp).parameters
+
     def evaluate(
         self,
         args: Sequence[Expr],
@@ -196,7 +203,9 @@ class Op:
             like = next(a for a in args if isinstance(a, Expr) and a.dtype != "bool")
             k = vocabulary
             return self.body(k, *(a if isinstance(a, Expr) else k.const(a, like) for a in args))
-        raise RuntimeError(f"{self.name}: the extension eager._C is not loaded; install the package")
+        raise RuntimeError(
+            f"{self.name}: the extension eager._C is not loaded; install the package"
+        )
 
     def signature(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """Decorator: `fn` is the public call of this op; it canonicalises and calls the op."""

@@ -60,6 +60,7 @@ class Ref:
         chain: views from the root's base to it.
         value: its value as of the root's `generation`.
         requires: whether it requires grad, as far as the log explains.
+        made: whether the traced call made it.
     """
 
     tensor: Any
@@ -68,6 +69,7 @@ class Ref:
     value: Value
     generation: int
     requires: bool
+    made: bool = False
 
 
 def _block(t: Any) -> Any:
@@ -164,12 +166,21 @@ class Memory:
             raise Refusal("an op returned memory of a known tensor without being a view")
         root = Root(t, value, source, t._version)
         roots.append(root)
-        return self._keep(t, root, (), value, 0)
+        ref = self._keep(t, root, (), value, 0)
+        ref.made = source < 0
+        return ref
 
     def view(self, t: Any, parent: Ref, steps: Iterable[View], value: Value) -> Ref:
         """Registers a view that `steps` made of `parent`."""
         root = parent.root
-        return self._keep(t, root, (*parent.chain, *steps), value, root.generation)
+        ref = self._keep(t, root, (*parent.chain, *steps), value, root.generation)
+        ref.made = True
+        return ref
+
+    def made(self, t: Any) -> bool:
+        """Whether the traced call made this tensor object."""
+        ref = self._refs.get(id(t))
+        return ref is not None and ref.made
 
     def known(self, t: Any) -> Ref:
         """The ref of a registered tensor."""

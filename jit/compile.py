@@ -13,7 +13,7 @@ from typing import Any
 import eager
 import eager.op
 from jit import debug, verify
-from jit.guards import Arguments, Failure, Surroundings, differing, reaches, signature
+from jit.guards import Arguments, Failure, Identified, Surroundings, differing, reaches, signature
 from jit.program import Changed, Program
 from jit.segments import Compiler
 from jit.stats import Stats
@@ -64,7 +64,7 @@ def _sharing(tensors: list[Any]) -> list[int]:
     return [blocks.index(b) for b in blocks]
 
 
-class Compiled:
+class Compiled(Identified):
     """What `jit.compile` returns: call it like the function.
 
     Calls may come from several threads; one at a time traces.

@@ -11,6 +11,7 @@ plain objects among them, one level deep.
 
 from __future__ import annotations
 
+import dis
 import types
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -129,9 +130,13 @@ class Arguments:
         self._require(same)
 
 
+class Identified:
+    """Base of objects that guards compare by identity; what they wrap is watched instead."""
+
+
 # Objects that a guard may compare by identity: their relevant contents are watched otherwise.
 _IDENTIFIED = (
-    nn.Module, optim.Optimizer, type, types.FunctionType, types.BuiltinFunctionType,
+    Identified, nn.Module, optim.Optimizer, type, types.FunctionType, types.BuiltinFunctionType,
     types.MethodType, types.ModuleType, type(eager.float32), type(eager.device("cpu")),
 )  # fmt: skip
 
@@ -285,6 +290,8 @@ def variables(fn: Callable[..., Any]) -> list[Variable]:
             return
         if isinstance(value, types.FunctionType | types.MethodType):
             visit(value)
+        elif isinstance(value, Identified):
+            visit(getattr(value, "__wrapped__", None))
         elif isinstance(value, nn.Module):
             for m in value.modules():
                 visit(type(m).forward)
@@ -300,7 +307,9 @@ def variables(fn: Callable[..., Any]) -> list[Variable]:
 
 def _names(code: types.CodeType) -> Iterator[str]:
     """Names of globals that `code`, nested functions included, may refer to."""
-    yield from code.co_names
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            yield instruction.argval
     for c in code.co_consts:
         if isinstance(c, types.CodeType):
             yield from _names(c)
@@ -344,7 +353,7 @@ class Surroundings:
 
     def current(self) -> bool:
         """Whether it may hold again: modules have not changed since."""
-        return bool(self._modes[0] == _state.epoch)
+        return _state.may_return(self._modes[0])
 
     def objects(self) -> Iterator[Any]:
         """The values of the variables."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import eager
@@ -38,7 +39,7 @@ class Program:
 
     def __init__(self, trace: Trace, compiler: segments.Compiler, threads: int) -> None:
         start = time.perf_counter()
-        self.trace = trace
+        self.trace = trace = prune(trace)
         self.backward: segments.Plan | None = None
         self.saved: list[tuple[str, int]] = []
         self.wrt = [i for i, r in enumerate(trace.requires) if r] if trace.differentiable else []
@@ -145,6 +146,28 @@ def _result(r: Result, given: list[Any], outputs: Any) -> Any:
         t = eager.op.execute(view.op, (t,), eager_attrs(view.op, view.attrs))
         t = t[view.output] if isinstance(t, tuple) else t
     return t
+
+
+def prune(trace: Trace) -> Trace:
+    """`trace` without dead code and without the inputs that only dead code reads."""
+    graph = passes.dce(trace.graph)
+    used = {v for node in graph.nodes for v in node.inputs}.union(graph.outputs)
+    named = {e.target for e in trace.effects if e.kind == "write"}
+    named.update(r.source for r in trace.results)
+    kept = [i for i, v in enumerate(graph.inputs) if v in used or i in named]
+    place = {old: new for new, old in enumerate(kept)}
+    graph.inputs = [graph.inputs[i] for i in kept]
+    return replace(
+        trace,
+        graph=graph,
+        sources=[trace.sources[i] for i in kept],
+        effects=[
+            e._replace(target=place[e.target]) if e.kind == "write" else e for e in trace.effects
+        ],
+        results=[replace(r, source=place[r.source]) if r.source >= 0 else r for r in trace.results],
+        requires=[trace.requires[i] for i in kept],
+        packed=[trace.packed[i] for i in kept],
+    )
 
 
 def _writable(trace: Trace) -> dict[int, int]:

@@ -232,8 +232,8 @@ class Tracer(Interpreter):
         self.memory.new(tensor, value)
 
     def grad(self, tensor: Any, value: Any, written: bool) -> None:
-        """Keeps account of what ``.grad`` was and is."""
-        if self.refused:
+        """Keeps account of what the ``.grad`` of tensors from outside was and is."""
+        if self.refused or self.memory.made(tensor):
             return
         state = self._grads.get(id(tensor))
         if state is None:
@@ -259,11 +259,14 @@ class Tracer(Interpreter):
     # --- logging ------------------------------------------------------------------------------
 
     def _attempt(self, op: Op | None, step: Callable[[], Any]) -> Any:
-        """Runs a step of the log; a `Refusal` marks the trace and gives None."""
+        """Runs a step of the log.  A `Refusal`, or any other failure, which must not disturb the
+        call, marks the trace and gives None."""
         try:
             return step()
-        except Refusal as refusal:
-            self.refuse(f"{op.name}: {refusal}" if op else str(refusal))
+        except Exception as error:
+            if not isinstance(error, Refusal) and verify.enabled():
+                raise
+            self.refuse(f"{op.name}: {error}" if op else str(error))
             return None
 
     def _operand(self, x: Any) -> Value:
@@ -368,6 +371,10 @@ class Tracer(Interpreter):
                 results.append(Result(value=x))
                 continue
             ref = self._look_up(x)
+            if self.memory.made(x) and x.is_leaf and x.requires_grad:
+                raise Refusal("a new leaf that requires grad is returned")
+            if self.memory.made(x) and x.retains_grad:
+                raise Refusal("a tensor whose .grad is retained is returned")
             if ref.root.source >= 0:
                 results.append(Result(source=ref.root.source, views=ref.chain))
                 continue

@@ -139,11 +139,12 @@ def plot(path: Path, runs: dict[str, Run]) -> None:
     figure, (curves, bars) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=(2, 1))
     for (name, run), style in zip(runs.items(), ("-", "--"), strict=False):
         curves.plot(run.losses, style, label=name, linewidth=1)
-    curves.set(xlabel="step", ylabel="training loss", yscale="log", title="loss")
+    curves.set(xlabel="step", ylabel="training loss", title="loss")
     curves.legend()
     times = [run.step_ms for run in runs.values()]
     shapes = bars.bar(list(runs), times, color=["tab:blue", "tab:orange"][: len(runs)])
     bars.bar_label(shapes, [f"{t:.2f} ms" for t in times])
+    bars.margins(y=0.15)
     bars.set(ylabel="median step time (ms)", title="step time")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
@@ -170,10 +171,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description="Train an LSTM on scikit-learn's digits, eagerly and compiled."
     )
-    parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--hidden", type=int, default=128, help="size of the LSTM's state")
-    parser.add_argument("--lr", type=float, default=1e-2, help="learning rate at the beginning")
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--hidden", type=int, default=64, help="size of the LSTM's state")
+    parser.add_argument("--lr", type=float, default=1.5e-2, help="learning rate at the beginning")
     parser.add_argument("--seed", type=int, default=0, help="of split, weights and batches")
     parser.add_argument("--threads", type=int, default=None, help="default: all cores")
     parser.add_argument("--out", type=Path, default=Path("out/digits"))

@@ -94,6 +94,17 @@ Tensors run_foreign(const Op& op, const Tensors& in, const Attrs& attrs, Tensor*
   return unwrap_results(op, result.get());
 }
 
+// Op.selective: whether the vjp takes `needs`.  Asked once per op.
+bool is_selective(const Op& op) {
+  static std::vector<int8_t> known(size_t(op_count()), -1);
+  int8_t& answer = known[op.id];
+  if (answer < 0) {
+    Owned flag = check(PyObject_GetAttrString(python_op(op).object, "selective"));
+    answer = flag.get() == Py_True;
+  }
+  return answer;
+}
+
 Tensors call_vjp(const Op& op, const Tensors& grads, const Tensors& outputs, const Tensors& inputs,
                  const Attrs& attrs) {
   static PyObject* vjp = interned("vjp").release();
@@ -108,7 +119,17 @@ Tensors call_vjp(const Op& op, const Tensors& grads, const Tensors& outputs, con
   for (size_t i = 0; i < inputs.size(); ++i) {
     PyTuple_SET_ITEM(args.get(), Py_ssize_t(2 + i), check(wrap(inputs[i])).release());
   }
-  Owned kwargs = op.n_attrs ? attributes_to_dict(op, attrs) : Owned();
+  const bool selective = is_selective(op);
+  Owned kwargs = op.n_attrs || selective ? attributes_to_dict(op, attrs) : Owned();
+  if (selective) {
+    const uint32_t wanted = vjp_needs();
+    Owned needs = check(PyTuple_New(Py_ssize_t(inputs.size())));
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      const bool need = i >= 32 || (wanted >> i & 1);
+      PyTuple_SET_ITEM(needs.get(), Py_ssize_t(i), PyBool_FromLong(need));
+    }
+    check_status(PyDict_SetItemString(kwargs.get(), "needs", needs.get()));
+  }
   Owned result = check(PyObject_Call(f.get(), args.get(), kwargs.get()));
   if (!PyTuple_Check(result.get()) || PyTuple_GET_SIZE(result.get()) != Py_ssize_t(inputs.size())) {
     raise(PyExc_TypeError, std::string(op.name) + ": the vjp must return a tuple of " +

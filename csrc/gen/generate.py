@@ -61,10 +61,11 @@ def main() -> None:
     options = parser.parse_args()
     load_definitions()
 
+    from table import print_table  # type: ignore[import-not-found]
+
     from eager import op
     from eager._registry_hash import registry_hash
     from jit.codegen.c import PRELUDE
-    from table import print_table  # type: ignore[import-not-found]
 
     options.out.mkdir(parents=True, exist_ok=True)
     source, table = print_table(list(op.registry.values()), registry_hash(ROOT))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from eager.op import Attr, Kind, Op
 from loops import COMPUTE, COMPUTE_TYPES, Gradient, Source, fold, forward_loop, gradients
+
+from eager.op import Attr, Kind, Op
 
 _ATTR_TYPES = {"int": "integer", "bool": "boolean", "float": "floating", "ints": "ints",
                "dtype": "dtype"}  # fmt: skip
@@ -117,7 +118,9 @@ def print_table(ops: Sequence[Op], registry_hash: str) -> tuple[Source, str]:
     )
     body = "\n".join(lines)
     table = "\n".join(entries)
-    return source, f"""// Printed from the op definitions; do not edit.
+    return (
+        source,
+        f"""// Printed from the op definitions; do not edit.
 #include "core/op.h"
 
 namespace eager::core {{
@@ -170,4 +173,5 @@ const int kOpCount = {len(ops)};
 const char kRegistryHash[] = "{registry_hash}";
 
 }}  // namespace eager::core
-"""
+""",
+    )

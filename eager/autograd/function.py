@@ -223,8 +223,11 @@ def once_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:
             result = backward(ctx, *grads)
         if not is_grad_enabled():
             return result
+        name = ctx._function.__name__
         given = result if isinstance(result, tuple) else (result,)
-        return tuple(_Refusal.apply(ctx._function.__name__, g, *grads) for g in given)
+        return tuple(
+            None if g is None else _Refusal.apply(name, g.detach().requires_grad_()) for g in given
+        )
 
     return wrapped
 
@@ -233,8 +236,8 @@ class _Refusal(Function):
     """The identity, whose gradient is an error."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, name: str, x: Tensor | None, *_: Any) -> Tensor | None:
-        ctx.name = name  # type: ignore[attr-defined]
+    def forward(ctx: Any, name: str, x: Tensor) -> Tensor:
+        ctx.name = name
         return x
 
     @staticmethod

@@ -49,6 +49,11 @@ class Module:
         self.__dict__.update(
             training=True, _parameters={}, _buffers={}, _modules={}, _transient=set(), _hooks=None
         )
+        _state.bump()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        _state.bump()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module computes; every subclass defines it."""
@@ -93,9 +98,13 @@ class Module:
             self.register_module(name, value)
         elif name in self._buffers:
             self.register_buffer(name, value, persistent=name not in self._transient)
-        elif own.get(name, _ABSENT) is not value:
+        else:
+            old = own.get(name, _ABSENT)
             object.__setattr__(self, name, value)
-            _state.bump()
+            if isinstance(old, _state.SCALARS) and isinstance(value, _state.SCALARS):
+                _state.change(id(self), name, old, value)
+            elif old is not value:
+                _state.bump()
 
     def __delattr__(self, name: str) -> None:
         if not self._forget(name):

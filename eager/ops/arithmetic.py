@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from eager.op import Promotion, elementwise
 from eager.ops.comparison import eq, where
-from eager.ops.unary import floor, log, no_slope, trunc
+from eager.ops.unary import cast, floor, log, no_slope, trunc
 from eager.samples import both, integer_pairs, real_pairs
 from eager.scalar import Expr, Vocabulary
 
@@ -96,15 +98,26 @@ fmod = elementwise(
     doc="What `trunc_divide` leaves; it has the dividend's sign.",
 )  # fmt: skip
 
-pow = elementwise(
-    "pow",
-    lambda k, input, exponent: k.pow(input, exponent),
-    vjp=lambda g, y, a, b: (
+
+def _precise(x: Any, like: Any) -> Any:
+    """A Python number as an operand in `like`'s dtype; computing on it alone would give the
+    default dtype.  Tensors and expressions as they are."""
+    return cast(x, like.dtype) if getattr(x, "_is_weak", False) else x
+
+
+def _pow_vjp(g: Any, y: Any, a: Any, b: Any) -> tuple[Any, Any]:
+    a, b = _precise(a, g), _precise(b, g)
+    return (
         g * where(eq(b, 0.0), 0.0, b * pow(a, b - 1.0)),
         # at a = 0 the slope of a^b in b is 0 for b >= 0, where 0 * log(0) would be NaN
         g * where(eq(a, 0.0) & (b >= 0.0), 0.0, y * log(a)),
-    ),
-    dtype=Promotion.PROMOTE, onnx="Pow", ref=np.power,
+    )
+
+
+pow = elementwise(
+    "pow",
+    lambda k, input, exponent: k.pow(input, exponent),
+    vjp=_pow_vjp, dtype=Promotion.PROMOTE, onnx="Pow", ref=np.power,
     samples=both(real_pairs(0.2, 3, other=(-2, 2)), integer_pairs(other=(0, 4))),
     doc="A negative exponent of an integer gives 0, but for the bases 1 and -1.",
 )  # fmt: skip

@@ -23,13 +23,16 @@ def _rows(x: Any) -> Any:
     return reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
 
 
-def _matmul_vjp(g: Any, _y: Any, a: Any, b: Any) -> tuple[Any, Any]:
+def _matmul_vjp(
+    g: Any, _y: Any, a: Any, b: Any, *, needs: tuple[bool, ...] = (True, True)
+) -> tuple[Any, Any]:
+    grad_a = sum_to(matmul(g, transposed(b)), a.shape) if needs[0] else None
+    if not needs[1]:
+        return grad_a, None
     if b.ndim == 2 and a.ndim > 2:
         # one product of tall matrices, not a sum over the batch of small ones
-        grad_b = matmul(transposed(_rows(a)), _rows(g))
-    else:
-        grad_b = sum_to(matmul(transposed(a), g), b.shape)
-    return sum_to(matmul(g, transposed(b)), a.shape), grad_b
+        return grad_a, matmul(transposed(_rows(a)), _rows(g))
+    return grad_a, sum_to(matmul(transposed(a), g), b.shape)
 
 
 matmul = structural(

@@ -29,9 +29,7 @@ def sum_to(g: Any, shape: Shape) -> Any:
     if tuple(g.shape) == shape:
         return g
     lead = g.ndim - len(shape)
-    dims = tuple(
-        d for d, n in enumerate(g.shape) if d < lead or (shape[d - lead] == 1 and n != 1)
-    )
+    dims = tuple(d for d, n in enumerate(g.shape) if d < lead or (shape[d - lead] == 1 and n != 1))
     return reshape(sum(g, dims, True), shape)
 
 
@@ -77,9 +75,7 @@ expand = structural(
 )  # fmt: skip
 
 
-def _slice_view(
-    layout: Layout, starts: Shape, sizes: Shape, steps: Shape, drop: Shape
-) -> Layout:
+def _slice_view(layout: Layout, starts: Shape, sizes: Shape, steps: Shape, drop: Shape) -> Layout:
     return layout.slice(starts, sizes, steps).drop(drop)
 
 

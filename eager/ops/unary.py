@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from math import pi, sqrt as _sqrt
+from math import pi
+from math import sqrt as _sqrt
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,9 @@ erf = elementwise(
 
 
 def _sigmoid(k: Vocabulary, x: Expr) -> Expr:
-    return 1.0 / (k.exp(-x) + 1.0)
+    """e / (1 + e) for negative x, where 1 / (1 + 1 / e) would overflow inside."""
+    e = k.exp(-k.abs(x))
+    return k.where(x < 0, e, k.const(1, x)) / (e + 1.0)
 
 
 sigmoid = elementwise(
@@ -127,7 +130,7 @@ relu = elementwise(
 )  # fmt: skip
 
 silu = elementwise(
-    "silu", lambda k, input: input / (k.exp(-input) + 1.0),
+    "silu", lambda k, input: input * _sigmoid(k, input),
     vjp=lambda g, _y, x: (g * (sigmoid(x) * (1.0 + x * (1.0 - sigmoid(x)))),),
     dtype=Promotion.FLOATING, onnx=None, ref=lambda x: x * 0.5 * (1 + np.tanh(0.5 * x)),
     samples=reals(-4, 4),

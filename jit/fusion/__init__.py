@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from jit.fusion.lower import lower
-from jit.fusion.merge import merge
+from jit.fusion.lower import lower_graph
+from jit.fusion.merge import merge_stages
 from jit.fusion.outputs import place_outputs
 from jit.fusion.program import Program, assemble
 from jit.fusion.schedule import make_schedule
@@ -29,8 +29,8 @@ def build_plan(graph: Graph, writes: Mapping[int, int] | None = None) -> Plan:
     Raises:
         NotImplementedError: the graph holds an opaque op.
     """
-    plan = lower(graph)
-    merge(plan)
+    plan = lower_graph(graph)
+    merge_stages(plan)
     place_outputs(plan, writes or {})
     return plan
 

@@ -37,7 +37,7 @@ k = vocabulary
 MOST_LOADS = 16
 
 
-def lower(graph: Graph) -> Plan:
+def lower_graph(graph: Graph) -> Plan:
     """Stages that compute `graph`, one per stored value; later passes merge and place them.
 
     Raises:

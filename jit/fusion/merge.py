@@ -34,7 +34,7 @@ from jit.fusion.tile import (
 MOST_LOADS, MOST_STORES, LARGEST = 24, 12, 800
 
 
-def merge(plan: Plan) -> None:
+def merge_stages(plan: Plan) -> None:
     """Applies every merge to `plan`, in place."""
     for stage in plan.stages:
         _squeeze(stage)

@@ -29,9 +29,15 @@ def place_outputs(plan: Plan, targets: Mapping[int, int]) -> None:
         targets: graph output -> the graph input that is overwritten with it.  Where a later read
             of the old value forbids writing it directly, it is copied at the end.
     """
+    taken: set[int] = set()
     for i, (buffer, shape, dtype) in enumerate(plan.outputs):
-        if plan.buffers[buffer].kind == "constant" and i not in targets:
-            plan.outputs[i] = (_copy(plan, buffer, _new(plan, buffer, "output")), shape, dtype)
+        if i in targets:
+            continue
+        # results share memory neither with inputs nor with each other
+        if plan.buffers[buffer].kind in ("constant", "input") or buffer in taken:
+            buffer = _copy(plan, buffer, _new(plan, buffer, "output"))
+            plan.outputs[i] = (buffer, shape, dtype)
+        taken.add(buffer)
     final: list[tuple[int, int, int]] = []  # (output, source, target)
     overwritten = {plan.inputs[j] for j in targets.values()}
     for i, j in targets.items():

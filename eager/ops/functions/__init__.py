@@ -200,8 +200,8 @@ multiply, divide, true_divide, subtract = mul, div, div, sub
 clip, greater, less = clamp, gt, lt
 greater_equal, less_equal, not_equal = ge, le, ne
 
-__all__ = [  # noqa: PLE0604
+__all__ = [
     name for name, value in list(globals().items())
-    if callable(value) and not name.startswith("_") and not name.endswith("_")
+    if (callable(value) and not name.startswith("_") and not name.endswith("_"))
     or name == "default_generator"
 ]  # fmt: skip

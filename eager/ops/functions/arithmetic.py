@@ -18,6 +18,11 @@ from eager.samples import array, calls, integers, real_pairs, reals
 if TYPE_CHECKING:
     from eager import Tensor
 
+__all__ = [
+    "add", "addcdiv", "addcmul", "bitwise_not", "clamp", "clamp_max", "clamp_min", "div", "exp2",
+    "lerp", "log10", "log2", "logaddexp", "positive", "pow", "round", "rsub", "sub", "tan",
+]  # fmt: skip
+
 
 @public("add")
 def add(input: Tensor | Number, other: Tensor | Number, *, alpha: Number = 1) -> Tensor:
@@ -82,7 +87,9 @@ def pow(input: Tensor | Number, exponent: Tensor | Number) -> Tensor:
 
 
 def _clamp_ref(x: Any, min: Any = None, max: Any = None) -> Any:
-    return np.minimum(np.maximum(x, -np.inf if min is None else min), np.inf if max is None else max)
+    return np.minimum(
+        np.maximum(x, -np.inf if min is None else min), np.inf if max is None else max
+    )
 
 
 @composite(

@@ -17,6 +17,10 @@ from eager.samples import calls
 if TYPE_CHECKING:
     from eager import Tensor
 
+__all__ = [
+    "allclose", "equal", "isclose",
+]  # fmt: skip
+
 _close = calls(lambda rng: [
     (np.array([1.0, np.inf, -np.inf, 2.0, np.inf]), np.array([1.000001, np.inf, np.inf, 2.1, 1.0])),
     (np.array([np.nan, 1.0]), np.array([np.nan, 1.0]), {"equal_nan": True}),

@@ -20,6 +20,10 @@ from eager.samples import array, calls
 if TYPE_CHECKING:
     from eager import Tensor
 
+__all__ = [
+    "arange", "eye", "full", "full_like", "linspace", "ones", "ones_like", "zeros", "zeros_like",
+]  # fmt: skip
+
 Size = Sequence[int]
 
 
@@ -62,9 +66,7 @@ def _shape(size: Any) -> Any:
 
 @composite(ref=lambda *s, dtype="float32": np.zeros(_shape(s), dtype), samples=_sizes, onnx=None,
            differentiable=False)  # fmt: skip
-def zeros(
-    *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False
-) -> Tensor:
+def zeros(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Zeros."""
     dtype = dtype or eager.get_default_dtype()
     return finish(filled("zeros", size_of(size), 0, dtype), device, requires_grad)
@@ -72,9 +74,7 @@ def zeros(
 
 @composite(ref=lambda *s, dtype="float32": np.ones(_shape(s), dtype), samples=_sizes, onnx=None,
            differentiable=False)  # fmt: skip
-def ones(
-    *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False
-) -> Tensor:
+def ones(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Ones."""
     dtype = dtype or eager.get_default_dtype()
     return finish(filled("ones", size_of(size), 1, dtype), device, requires_grad)

@@ -20,6 +20,11 @@ from eager.samples import array, calls
 if TYPE_CHECKING:
     from eager import Tensor
 
+__all__ = [
+    "argwhere", "embedding", "gather", "index_add", "index_copy", "index_select", "masked_fill",
+    "masked_select", "nonzero", "one_hot", "scatter_add", "take", "take_along_dim", "where",
+]  # fmt: skip
+
 
 def _index(op: str, index: Tensor) -> Tensor:
     """`index` as int64."""

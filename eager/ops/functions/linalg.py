@@ -19,6 +19,10 @@ from eager.samples import array, calls
 if TYPE_CHECKING:
     from eager import Tensor
 
+__all__ = [
+    "addmm", "adjoint", "baddbmm", "bmm", "dot", "einsum", "ger", "matmul", "mm", "mv", "outer",
+]  # fmt: skip
+
 
 @public("matmul")
 def matmul(input: Tensor, other: Tensor) -> Tensor:
@@ -198,7 +202,7 @@ def einsum(equation: str, *operands: Any) -> Tensor:
     if len(inputs) != len(tensors):
         raise _einsum_error(f"{len(inputs)} terms for {len(tensors)} tensors", equation)
     for labels, x in zip(inputs, tensors, strict=True):
-        if len(labels) != x.ndim or not labels.isalpha() * bool(labels) and x.ndim:
+        if len(labels) != x.ndim or (not labels.isalpha() * bool(labels) and x.ndim):
             raise _einsum_error(f"a term does not fit shape {tuple(x.shape)}", labels)
     letters = "".join(inputs)
     if not arrow:

@@ -16,6 +16,11 @@ from eager.random import Generator, default_generator
 if TYPE_CHECKING:
     from eager import Tensor
 
+__all__ = [
+    "bernoulli", "normal", "rand", "rand_like", "randint", "randint_like", "randn", "randn_like",
+    "randperm",
+]  # fmt: skip
+
 
 def _floating(op: str, dtype: Any) -> Any:
     dtype = dtype or eager.get_default_dtype()
@@ -140,9 +145,7 @@ def normal_(
     return input.copy_(drawn * std + mean)
 
 
-def bernoulli_(
-    input: Tensor, p: float = 0.5, *, generator: Generator | None = None
-) -> Tensor:
+def bernoulli_(input: Tensor, p: float = 0.5, *, generator: Generator | None = None) -> Tensor:
     """Fills with 1 with probability p, else 0."""
     return input.copy_(bernoulli(input, p, generator=generator))
 

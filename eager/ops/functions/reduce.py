@@ -22,6 +22,12 @@ from eager.samples import array, calls
 if TYPE_CHECKING:
     from eager import Tensor, dtype
 
+__all__ = [
+    "all", "amax", "amin", "any", "argmax", "argmin", "count_nonzero", "cumsum", "log_softmax",
+    "logsumexp", "max", "mean", "min", "norm", "prod", "softmax", "std", "std_mean", "sum", "var",
+    "var_mean",
+]  # fmt: skip
+
 
 def _converted(x: Tensor, to: dtype | None) -> Tensor:
     return x if to is None else x.to(to)

@@ -22,6 +22,14 @@ from eager.samples import Maker, array, calls, reals
 if TYPE_CHECKING:
     from eager import Tensor
 
+__all__ = [
+    "broadcast_shapes", "broadcast_tensors", "broadcast_to", "cat", "chunk", "concat",
+    "concatenate", "diag", "diagonal", "diff", "expand", "flatten", "flip", "hstack", "meshgrid",
+    "moveaxis", "movedim", "narrow", "permute", "ravel", "repeat_interleave", "reshape", "roll",
+    "select", "split", "squeeze", "stack", "swapaxes", "swapdims", "t", "tile", "transpose",
+    "tril", "triu", "unbind", "unflatten", "unsqueeze", "vstack",
+]  # fmt: skip
+
 Tensors = Sequence["Tensor"]
 
 
@@ -250,9 +258,7 @@ def t(input: Tensor) -> Tensor:
         (array(rng, (2, 3, 4)), 0, -1), (array(rng, (2, 3, 4)), (0, 1), (1, 2)),
     ]),
 )  # fmt: skip
-def movedim(
-    input: Tensor, source: int | Sequence[int], destination: int | Sequence[int]
-) -> Tensor:
+def movedim(input: Tensor, source: int | Sequence[int], destination: int | Sequence[int]) -> Tensor:
     """A view with dimensions moved to other places; the rest keep their order."""
     old = [source] if isinstance(source, int) else list(source)
     new = [destination] if isinstance(destination, int) else list(destination)
@@ -437,9 +443,7 @@ def repeat(input: Tensor, *sizes: Any) -> Tensor:
     """As tile, but with at least one size per dimension."""
     repeats = size_of(sizes)
     if len(repeats) < input.ndim:
-        raise helpful(
-            ShapeError, "repeat", "too few sizes", f"at least {input.ndim}", str(repeats)
-        )
+        raise helpful(ShapeError, "repeat", "too few sizes", f"at least {input.ndim}", str(repeats))
     return tile(input, repeats)
 
 
@@ -573,7 +577,9 @@ def diff(input: Tensor, n: int = 1, dim: int = -1) -> Tensor:
            ]))  # fmt: skip
 def meshgrid(*tensors: Tensor, indexing: str = "ij") -> tuple[Tensor, ...]:
     """Coordinate grids of vectors."""
-    listed = list(tensors[0]) if len(tensors) == 1 and isinstance(tensors[0], list | tuple) else tensors
+    listed = (
+        list(tensors[0]) if len(tensors) == 1 and isinstance(tensors[0], list | tuple) else tensors
+    )
     if indexing not in ("ij", "xy"):
         raise helpful(ArgumentError, "meshgrid", "unknown indexing", '"ij" or "xy"', repr(indexing))
     shape = tuple(x.numel() for x in listed)
