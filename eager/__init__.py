@@ -11,7 +11,7 @@ tensor([2., 4.])
 
 # The order matters: the extension, then the hooks of the op registry, then everything that
 # defines or uses ops.
-# ruff: noqa: E402, I001
+# ruff: noqa: E402
 
 from __future__ import annotations
 
@@ -67,12 +67,14 @@ from eager.autograd import (
     set_grad_enabled,
 )
 from eager.dtypes import *
-from eager.dtypes import bool_ as bool
-from eager.dtypes import float32 as float
-from eager.dtypes import int32 as int
 from eager.ops.functions import *
 
 _tensor.install()
+
+# Not in __all__: `import *` must not replace the builtins.
+bool = dtypes.bool_
+float = dtypes.float32
+int = dtypes.int32
 
 if TYPE_CHECKING:
     from eager import nn, optim, serialization, utils

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
+from eager import _C
 from eager._C import (
     bfloat16,
     dtype,
@@ -18,7 +20,6 @@ from eager._C import (
     set_default_dtype,
     uint8,
 )
-from eager._C import bool as bool_
 from eager.errors import DTypeError, helpful
 
 __all__ = [
@@ -42,6 +43,9 @@ __all__ = [
     "uint8",
 ]
 
+DType: TypeAlias = dtype
+
+bool_ = _C.bool
 double = float64
 half = float16
 long = int64
@@ -57,7 +61,7 @@ _FLOATS = {
 
 
 @dataclass(frozen=True)
-class finfo:  # noqa: N801  (PyTorch's name)
+class finfo:
     """Limits of a floating dtype, by default the default one.
 
     >>> import eager
@@ -76,7 +80,7 @@ class finfo:  # noqa: N801  (PyTorch's name)
     smallest_normal: float
     resolution: float
 
-    def __init__(self, type: dtype | None = None) -> None:
+    def __init__(self, type: DType | None = None) -> None:
         given = get_default_dtype() if type is None else type
         if given.name not in _FLOATS:
             raise helpful(DTypeError, "finfo", "not a floating dtype", "a floating dtype",
@@ -98,7 +102,7 @@ class finfo:  # noqa: N801  (PyTorch's name)
 
 
 @dataclass(frozen=True)
-class iinfo:  # noqa: N801  (PyTorch's name)
+class iinfo:
     """Limits of an integer dtype.
 
     >>> import eager
@@ -114,7 +118,7 @@ class iinfo:  # noqa: N801  (PyTorch's name)
     max: int
     min: int
 
-    def __init__(self, type: dtype) -> None:
+    def __init__(self, type: DType) -> None:
         if type.is_floating_point or type is bool_:
             raise helpful(DTypeError, "iinfo", "not an integer dtype", "an integer dtype",
                           type.name, "finfo")  # fmt: skip

@@ -30,9 +30,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from eager.scalar import Expr, vocabulary
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Kind(enum.IntEnum):
@@ -95,7 +97,7 @@ class Op:
     """One op.  Build it with the factories below, which say what each kind of op must give.
 
     Attributes:
-        name: unique name; also the name of the C++ kernel ``kernel_<name>`` when ``impl`` is "core".
+        name: unique name; ``kernel_<name>`` is the C++ kernel when ``impl`` is "core".
         inputs: names of the tensor inputs; a last name that starts with ``*`` takes any number.
         outputs: number of outputs; 0: as many as ``len(attrs["sizes"])``.
         vjp: ``vjp(g, y, *xs, **attrs) -> tuple`` of one gradient (or None) per input.  A parameter
@@ -143,6 +145,7 @@ class Op:
 
     @property
     def variadic(self) -> bool:
+        """Whether the op takes any number of tensors."""
         return bool(self.inputs) and self.inputs[-1].startswith("*")
 
     @property
@@ -195,7 +198,7 @@ class Op:
         results = result if isinstance(result, tuple) else (result,)
         return tuple(r if r.dtype == "bool" else k.cast(r, dtype) for r in results)
 
-    def __call__(self, *args: Any, **attrs: Any) -> Any:
+    def __call__(self, *args: Any, **attrs: Any) -> Any:  # noqa: ARG002
         """Calls the op.  On scalar expressions (while kernels are generated) evaluates its body."""
         if any(isinstance(a, Expr) for a in args):
             if self.body is None:
@@ -302,7 +305,7 @@ def reduction(
     onnx: Any = MISSING,
     doc: str = "",
 ) -> Any:
-    """An op ``name(x, dims, keepdim)`` that folds the dimensions ``dims`` (sorted, non-negative)."""
+    """An op ``name(x, dims, keepdim)`` that folds ``dims`` (sorted, non-negative)."""
     op = Op(
         name, Kind.REDUCE, ("x",), 1, _attrs("dims: ints, keepdim: bool"), dtype, vjp,
         "generated", ref, samples, onnx, reduce=reduce, doc=doc,
@@ -344,11 +347,12 @@ def composite(
     onnx: Any = MISSING,
     name: str | None = None,
     differentiable: bool = True,
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+) -> Callable[[F], F]:
     """Decorator that registers a public function written with other ops."""
-    missing = [k for k, v in dict(ref=ref, samples=samples, onnx=onnx).items() if v is MISSING]
+    required = {"ref": ref, "samples": samples, "onnx": onnx}
+    missing = [k for k, v in required.items() if v is MISSING]
 
-    def wrap(fn: Callable[..., Any]) -> Callable[..., Any]:
+    def wrap(fn: F) -> F:
         key = name or fn.__name__
         if missing:
             raise TypeError(f"composite {key}: the definition does not give {', '.join(missing)}")

@@ -12,11 +12,11 @@ import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import eager
 from eager import _C, dtypes
 from eager.autograd import no_grad
 from eager.errors import ArgumentError, ShapeError, helpful
 from eager.op import registry
+from eager.ops.functions.pieces import stack
 
 if TYPE_CHECKING:
     from eager import Tensor
@@ -63,7 +63,7 @@ class Generator:
 
     def get_state(self) -> Tensor:
         """The seed and the counter, as an int64 tensor of shape (2,)."""
-        return eager.stack([self._seed, self._offset])
+        return stack([self._seed, self._offset])
 
     def set_state(self, state: Tensor) -> Generator:
         """Continues where `get_state` was called."""

@@ -12,12 +12,14 @@ from typing import Any
 
 import eager
 import eager.op
+from eager.errors import ArgumentError
 from jit import debug, verify
 from jit.guards import Arguments, Failure, Identified, Surroundings, differing, reaches, signature
+from jit.places import user_location
 from jit.program import Changed, Program
 from jit.segments import Compiler
 from jit.stats import Stats
-from jit.tracer import Trace, Tracer, user_location
+from jit.tracer import Trace, Tracer
 
 
 class CompileError(RuntimeError):
@@ -108,7 +110,7 @@ class Compiled(Identified):
                 return self._fn(*args, **kwargs)
             try:
                 result = program.run(tensors)
-            except Changed:
+            except (Changed, ArgumentError):  # the latter: a captured tensor got other memory
                 continue
             stats.compiled_calls += 1
             self._last = program

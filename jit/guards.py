@@ -195,7 +195,7 @@ def modes() -> tuple[Any, ...]:
 
 
 _MODE_NAMES = (
-    "the state of modules (a counter of changes)", "grad mode", "the default dtype",
+    "the state of modules and optimizers", "grad mode", "the default dtype",
     "the number of threads",
 )  # fmt: skip
 
@@ -341,6 +341,8 @@ class Surroundings:
         """The first guard that does not hold."""
         for name, old, new in zip(_MODE_NAMES, self._modes, modes(), strict=True):
             if old != new:
+                if name is _MODE_NAMES[0]:
+                    return Failure(name, "the traced one", "another")
                 return Failure(name, str(old), str(new))
         for v in self._variables:
             try:

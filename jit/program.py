@@ -75,6 +75,10 @@ class Program:
                           if e.kind == "grad"]  # fmt: skip
         self._found = [(s, had) for s, had in zip(trace.leaves, trace.had_grad, strict=True)
                        if had is not None]  # fmt: skip
+        self._flags = [
+            (s.tensor, r) for s, r in zip(sources, trace.requires, strict=True)
+            if s.tensor is not None and s.tensor.dtype.is_floating_point
+        ]  # fmt: skip
         self._plain = len(trace.results) == 1 and trace.spec == Leaf(0)
         captured = {s.tensor._storage_id for s in sources if s.tensor is not None}
         self._captured = captured
@@ -84,7 +88,11 @@ class Program:
         self._writes_arguments = any(sources[i].argument >= 0 for i, _ in writes)
 
     def accepts(self, tensors: list[Any]) -> bool:
-        """Whether the state of ``.grad`` and of memory shared by tensors is as it was traced."""
+        """Whether captured tensors require grad, have a ``.grad`` and share memory with arguments
+        as they did when traced."""
+        for t, flag in self._flags:
+            if t.requires_grad is not flag:
+                return False
         for source, had in self._found:
             leaf = source.tensor if source.tensor is not None else tensors[source.argument]
             if (leaf.grad is not None) is not had:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, field
 
+from jit.places import frames_to_user
+
 
 class CompileWarning(UserWarning):
     """A call runs eagerly although it was to be compiled; says why and where."""
@@ -39,6 +41,7 @@ class Stats:
     def fall_back(self, name: str, reason: str) -> None:
         """Notes why calls stay eager; the first time with a warning."""
         if not self.fallbacks:
-            warnings.warn(f"jit.compile: {name} runs eagerly: {reason}", CompileWarning, 4)
+            text = f"jit.compile: {name} runs eagerly: {reason}"
+            warnings.warn(text, CompileWarning, stacklevel=1 + frames_to_user())
         if reason not in self.fallbacks:
             self.fallbacks.append(reason)

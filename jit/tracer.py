@@ -9,11 +9,8 @@ op and the user's file and line.
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import eager
@@ -21,8 +18,9 @@ import eager.op
 from eager.op import Interpreter, Kind, Op
 from jit import verify
 from jit.aliasing import Chain, Memory, Ref, Refusal, Root, View, call_one
-from jit.graph import Builder, Effect, Graph, Value
+from jit.graph import Builder, Effect, Graph, Value, infer
 from jit.passes.autodiff import FLOATING, constant_value, plain_attrs
+from jit.places import frames, place, user_location
 from jit.pytree import Spec, flatten
 
 CONSTANT_LIMIT = 64  # elements of a tensor made from Python data that becomes a constant
@@ -30,28 +28,16 @@ _UNKNOWN = object()
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 _DETACH = eager.op.registry["detach"]
 _VJPS = {getattr(op.vjp, "__code__", None) for op in eager.op.registry.values()}
-_PACKAGES = tuple(f"{Path(m).parent}{os.sep}" for m in (eager.__file__ or "", __file__))
 
 
 Inputs = tuple[Any, ...]
 
 
 def _call_site() -> tuple[str, bool]:
-    """``file:line`` of the innermost frame outside these packages ("" if there is none), and
-    whether a gradient rule lies between it and here."""
-    frame, in_vjp = sys._getframe(1), False
-    while frame is not None:
-        code = frame.f_code
-        if not code.co_filename.startswith(_PACKAGES):
-            return f"{code.co_filename}:{frame.f_lineno}", in_vjp
-        in_vjp = in_vjp or code in _VJPS
-        frame = frame.f_back  # type: ignore[assignment]
-    return "", in_vjp
-
-
-def user_location() -> str:
-    """``file:line`` of the innermost frame outside these packages; "" if there is none."""
-    return _call_site()[0]
+    """The user's ``file:line`` ("" if there is none), and whether a gradient rule lies between it
+    and here."""
+    *inner, last = frames()
+    return place(last), any(f.f_code in _VJPS for f in inner)
 
 
 @dataclass(frozen=True, eq=False)
@@ -313,6 +299,8 @@ class Tracer(Interpreter):
         if all(self.memory.knows(t) for t in tensors):  # the op had nothing to do
             return
         types = [(tuple(t.shape), t.dtype.name) for t in tensors]
+        if op.kind == Kind.OPAQUE:
+            _expect_static(op, operands, attrs, types)
         values = self.builder.node(op, operands, attrs, types)
         if all(v.is_constant or v in self._fixed for v in operands):
             self._fixed.update(values)
@@ -427,6 +415,16 @@ class Tracer(Interpreter):
             effects.append(Effect("grad", i, len(outputs)))
             outputs.append(self.memory.read(ref))
         return effects
+
+
+def _expect_static(op: Op, operands: list[Value], attrs: dict[str, Any], types: Any) -> None:
+    """Raises `Refusal` if the shape of the result cannot be told without data."""
+    try:
+        inferred = infer(op, operands, attrs)
+    except eager.errors.EagerError:
+        inferred = []
+    if inferred != types:
+        raise Refusal("the shape of the result depends on data")
 
 
 def _released(t: Any) -> bool:

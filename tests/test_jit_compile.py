@@ -152,6 +152,7 @@ def test_after_some_misses_calls_stay_eager_with_one_warning(compile):
     with pytest.warns(jit.CompileWarning, match=r"args\[1\] was 2 and is now 3") as caught:
         assert f(x, 3).tolist() == [3, 3]
     assert "test_jit_compile.py" in str(caught[0].message)
+    assert caught[0].filename == __file__
     assert f(x, 4).tolist() == [4, 4]  # no further warning
     assert f(x, 1).tolist() == [1, 1]
     stats = f.stats()
@@ -222,6 +223,46 @@ def test_modules_are_guarded_by_their_state(compile):
     close(f(x), model(x), 1e-5)
     model[1] = nn.Identity()
     close(f(x), model(x), 1e-5)
+
+
+def test_evaluating_in_between_needs_no_new_trace(compile):
+    model = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5))
+    f = compile(lambda x: model(x))
+    x = eager.randn(2, 3)
+    for _ in range(5):
+        model.train()
+        f(x)
+        f(x)
+        model.eval()
+        f(x)
+    # One program for each mode.
+    assert f.stats().traces == 2 and f.stats().compiled_calls == 12
+    close(f(x), model(x))
+
+
+def test_compiled_functions_among_the_globals_do_not_count_as_state(compile):
+    inner = compile(lambda x: x * 2)
+    scope = {"inner": inner}
+    exec("def fn(x): return inner(x) if outer else x", scope)
+    scope["outer"] = outer = compile(scope["fn"])
+    x = eager.randn(3)
+    for _ in range(5):
+        inner(x)
+        close(outer(x), x * 2)
+    assert outer.stats().traces == 1 and outer.stats().compiled_calls == 3
+
+
+def test_freezing_a_captured_tensor_is_noticed(compile):
+    w = eager.ones(2, requires_grad=True)
+    f = compile(lambda x: x * w, warmup=0)
+    x = eager.ones(2)
+    assert f(x).requires_grad and f(x).requires_grad
+    w.requires_grad_(False)
+    assert not f(x).requires_grad
+    w.data = eager.full((4,), 2.0)
+    assert f(eager.ones(4)).tolist() == [2] * 4
+    w.data = eager.full((1,), 3.0)
+    assert f(x).tolist() == [3, 3]
 
 
 def test_grad_mode_and_default_dtype_are_guarded(compile):

@@ -116,13 +116,13 @@ def test_buffer_class():
     assert len(list(module.buffers())) == 2 and not list(module.parameters())
 
 
-def test_structural_changes_are_counted():
+def test_structural_changes_are_noticed():
     net = Net()
 
     def changes(action):
         before = _state.epoch
         action()
-        return _state.epoch > before
+        return _state.epoch != before
 
     assert changes(lambda: setattr(net, "factor", 3.0))
     assert not changes(lambda: setattr(net, "factor", net.factor))
@@ -134,6 +134,27 @@ def test_structural_changes_are_counted():
     assert changes(lambda: net.double())
     assert changes(lambda: net.rest.append(nn.ReLU()))
     assert not changes(lambda: net(eager.ones(1, 3, dtype=eager.float64)))
+
+
+def test_undone_changes_bring_the_old_epoch_back():
+    net = Net()
+    epoch = _state.epoch
+    net.eval()
+    net.factor = 3.0
+    evaluating = _state.epoch
+    net.train()
+    assert epoch != _state.epoch != evaluating
+    net.factor = 2.0
+    assert _state.epoch == epoch
+    net.factor = 2
+    assert _state.epoch != epoch
+    net.factor = 2.0
+    twin = copy.deepcopy(net)
+    assert not _state.may_return(epoch)
+    epoch = _state.epoch
+    net.eval()
+    twin.eval()
+    assert _state.epoch != epoch and _state.may_return(epoch)
 
 
 def test_train_eval_zero_grad_requires_grad():

@@ -171,12 +171,12 @@ def test_options_take_effect_when_written():
         assert p.item() == -lr
     assert group.tensor("lr") is kept and _state.epoch == epoch
     group["momentum"] = 0.5
-    assert _state.epoch > epoch
+    assert _state.epoch != epoch
     optimizer.step()
     assert optimizer.state[p]["momentum_buffer"].item() == 1
     epoch = _state.epoch
     group["nesterov"] = True
-    assert _state.epoch > epoch
+    assert _state.epoch != epoch
     assert group.pop("extra", 3) == 3
     group["extra"] = 1
     assert group.pop("extra") == 1 and "extra" not in group

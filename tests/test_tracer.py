@@ -210,6 +210,12 @@ def test_truth_values_and_integers_become_guards():
     assert guard.value is True and "test_tracer.py" in guard.where
 
 
+def test_shapes_that_depend_on_data_are_refused():
+    reason = refusal(lambda a: a.nonzero() * 2, eager.ones(3))
+    assert "nonzero: the shape of the result depends on data" in reason
+    assert "depends on data" in refusal(lambda a: a[a > 0] + 1, eager.ones(3))
+
+
 def test_constants_may_be_read():
     found, _ = traced(lambda a: a * (eager.tensor(3.0) * 2).item(), eager.ones(2))
     assert found.graph.outputs[0].dtype == "float32" and not found.guards
@@ -280,6 +286,18 @@ def test_results_that_need_a_gradient_are_told():
     found, _ = traced(lambda a: (a * w, a + 1), eager.ones(3))
     assert found.differentiable == [0]
     assert found.requires == [False, True]
+
+
+def test_leaves_made_inside_need_no_effect():
+    def fn(a):
+        x = a.detach().requires_grad_()
+        (x * x).sum().backward()
+        return x.grad
+
+    found, _ = traced(fn, eager.arange(3.0))
+    assert not found.effects and not found.leaves
+    reason = refusal(lambda a: a.detach().requires_grad_(), eager.ones(2))
+    assert "new leaf" in reason
 
 
 def test_no_grad_regions_are_constants_for_differentiation():

@@ -48,48 +48,17 @@ void* symbol(void* library, const char* name) {
   return p ? p : dlsym(library, name);
 }
 
-// Sets an environment variable for as long as it lives, unless the user has set it.
-class ScopedEnv {
- public:
-  ScopedEnv(const char* name, const char* value, bool wanted = true)
-      : name_(!wanted || getenv(name) ? nullptr : name) {
-    if (name_) setenv(name_, value, 0);
-  }
-  ~ScopedEnv() {
-    if (name_) unsetenv(name_);
-  }
-  ScopedEnv(const ScopedEnv&) = delete;
-
- private:
-  const char* name_;
-};
-
-// OpenBLAS chooses its kernels by CPU model, and for AMD processors newer than itself the choice
-// falls on AVX2 ones, half as fast as the AVX-512 ones that they can run.
-bool prefers_avx512_kernels() {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  return __builtin_cpu_is("amd") && __builtin_cpu_supports("avx512f") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl");
-#else
-  return false;
-#endif
-}
-
 const Blas* load_blas() {
   std::lock_guard<std::mutex> lock(load_mutex);
   if (const Blas* b = loaded.load(std::memory_order_acquire)) return b;
   const char* chosen = getenv("EAGER_BLAS");
   const std::string path = chosen ? chosen : blas_path();
   if (path.empty()) no_blas("no path");
-  void* library;
-  {
-    // The pool has the threads; OpenBLAS shall start none.
-    ScopedEnv threads("OPENBLAS_NUM_THREADS", "1");
-    ScopedEnv kernels("OPENBLAS_CORETYPE", "SkylakeX", prefers_avx512_kernels());
-    library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  }
+  // The pool has the threads: OpenBLAS, which asks the environment once, shall start none.
+  const bool limit = !getenv("OPENBLAS_NUM_THREADS");
+  if (limit) setenv("OPENBLAS_NUM_THREADS", "1", 0);
+  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (limit) unsetenv("OPENBLAS_NUM_THREADS");
   if (!library) no_blas(dlerror());
   static Blas blas;
   blas.sgemm = reinterpret_cast<CblasGemm<float>>(symbol(library, "cblas_sgemm"));

@@ -42,7 +42,12 @@ int64_t element_count(const Dims& shape) {
   for (int64_t d : shape)
     if (d == 0) return 0;
   int64_t n = 1;
-  for (int64_t d : shape) n *= d;
+  for (int64_t d : shape) {
+    if (__builtin_mul_overflow(n, d, &n)) {
+      fail(ErrorKind::shape, "shape", "there are too many elements", "fewer than 2**63",
+           to_string(shape));
+    }
+  }
   return n;
 }
 

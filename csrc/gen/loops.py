@@ -139,7 +139,7 @@ def loop_text(
     return "\n".join(["EAGER_LOOP(@) {", *(f"  {line}" for line in lines), "}"])
 
 
-def _attributes(op: Op, dtype: str) -> tuple[dict[str, Expr], list[str]]:
+def _attributes(op: Op) -> tuple[dict[str, Expr], list[str]]:
     """Expressions of the attributes a loop is given, and the declarations that read them."""
     exprs: dict[str, Expr] = {}
     declarations = []
@@ -171,7 +171,7 @@ def _inputs(op: Op, dtype: str) -> list[Expr]:
 def forward_loop(source: Source, op: Op, dtype: str) -> str:
     """Prints the forward loop of an elementwise op; gives its name."""
     inputs = _inputs(op, dtype)
-    attrs, slots = _attributes(op, dtype)
+    attrs, slots = _attributes(op)
     roots = op.evaluate(inputs, dtype, attrs, vocabulary.arg("index", "int64"))
     if len(roots) != op.outputs:
         raise TypeError(f"{op.name}: the body gives {len(roots)} results, not {op.outputs}")
@@ -203,7 +203,7 @@ def gradients(source: Source, op: Op) -> list[Gradient]:
         inputs = _inputs(op, dtype)
         g, y = vocabulary.arg("g", dtype), vocabulary.arg("y", dtype)
         sources = [g, y, *inputs]
-        attrs, slots = _attributes(op, dtype)
+        attrs, slots = _attributes(op)
         given = [str(a.value) for a in attrs.values()]
         values = {
             a.name: dtype if a.type == "dtype" else vocabulary.cast(attrs[a.name], dtype)
@@ -245,7 +245,8 @@ def fold(source: Source, op: Op, dtype: str) -> str:
 
     def function(head: str, root: Expr) -> str:
         printed = print_expressions(CPP, [root])
-        return f"{head} {{ {' '.join([*printed.hoisted, *printed.body])} return {printed.results[0]}; }}"
+        statements = " ".join([*printed.hoisted, *printed.body])
+        return f"{head} {{ {statements} return {printed.results[0]}; }}"
 
     identity = op.reduce.identity
     if isinstance(identity, str):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from eager import _C
 from eager._C import Tensor
@@ -30,8 +30,8 @@ __all__ = [
     "set_grad_enabled",
 ]
 
-Tensors = Tensor | Sequence[Tensor]
-Seeds = Tensor | Sequence[Tensor | None] | None
+Tensors: TypeAlias = Tensor | Sequence[Tensor]
+Seeds: TypeAlias = Tensor | Sequence[Tensor | None] | None
 
 
 def _several(given: Any) -> tuple[Any, ...]:

@@ -44,7 +44,7 @@ class _GradMode:
         return wrapped  # type: ignore[return-value]
 
 
-class no_grad(_GradMode):  # noqa: N801  (PyTorch's name)
+class no_grad(_GradMode):
     """Records nothing: ``with no_grad():``, ``@no_grad()`` or ``@no_grad``.
 
     >>> import eager
@@ -60,7 +60,7 @@ class no_grad(_GradMode):  # noqa: N801  (PyTorch's name)
     @overload
     def __new__(cls) -> no_grad: ...
     @overload
-    def __new__(cls, function: F) -> F: ...
+    def __new__(cls, function: F) -> F: ...  # type: ignore[misc]
     def __new__(cls, function: Any = None) -> Any:  # noqa: D102
         self = super().__new__(cls)
         if function is None:
@@ -69,13 +69,13 @@ class no_grad(_GradMode):  # noqa: N801  (PyTorch's name)
         return self(function)
 
 
-class enable_grad(_GradMode):  # noqa: N801  (PyTorch's name)
+class enable_grad(_GradMode):
     """Records again inside a `no_grad` block."""
 
     mode = True
 
 
-class set_grad_enabled(_GradMode):  # noqa: N801  (PyTorch's name)
+class set_grad_enabled(_GradMode):
     """Sets grad mode at once; as a context manager, restores it at the end."""
 
     def __init__(self, mode: bool) -> None:
@@ -92,7 +92,7 @@ class set_grad_enabled(_GradMode):  # noqa: N801  (PyTorch's name)
         return super().__call__(function)
 
 
-class inference_mode(_GradMode):  # noqa: N801  (PyTorch's name)
+class inference_mode(_GradMode):
     """The same as `no_grad`; with ``mode=False``, as `enable_grad`."""
 
     def __init__(self, mode: bool = True) -> None:

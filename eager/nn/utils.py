@@ -21,6 +21,7 @@ def get_total_norm(
     given = _list(tensors)
     if not given:
         return eager.tensor(0.0)
+    total: Tensor
     if norm_type == math.inf:
         total = eager.stack([t.abs().amax() for t in given]).amax()
     elif norm_type == 2:
@@ -66,7 +67,8 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -
 
 def parameters_to_vector(parameters: Iterable[Tensor]) -> Tensor:
     """All elements in one 1-dimensional tensor."""
-    return eager.cat([p.reshape(-1) for p in parameters])
+    result: Tensor = eager.cat([p.reshape(-1) for p in parameters])
+    return result
 
 
 def vector_to_parameters(vec: Tensor, parameters: Iterable[Tensor]) -> None:

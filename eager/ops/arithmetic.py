@@ -45,14 +45,14 @@ div = elementwise(
 )  # fmt: skip
 
 
-def _floor_divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _floor_divide(a: Any, b: Any) -> Any:
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.floor_divide(a, b))
+        return np.floor_divide(a, b)
 
 
-def _remainder(a: np.ndarray, b: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _remainder(a: Any, b: Any) -> Any:
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.remainder(a, b))
+        return np.remainder(a, b)
 
 
 floor_divide = elementwise(

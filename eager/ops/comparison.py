@@ -111,7 +111,7 @@ bitwise_right_shift = _bitwise(
     np.right_shift, integer_pairs(other=(0, 5)),
 )  # fmt: skip
 
-where = elementwise(
+where: Any = elementwise(
     "where",
     lambda k, condition, input, other: k.where(condition, input, other),
     vjp=lambda g, _y, c, _a, _b: (None, where(c, g, 0.0), where(c, 0.0, g)),

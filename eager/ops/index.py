@@ -63,7 +63,7 @@ def _add_at(x: Any, dim: int, index: Any, src: Any) -> Any:
     return np.moveaxis(out, 0, dim)
 
 
-index_add = structural(
+index_add: Any = structural(
     "index_add", "x index src", kind=Kind.OPAQUE, attrs="dim: int",
     vjp=lambda g, _y, _x, index, _src, dim: (g, None, index_select(g, index, dim)),
     dtype=Promotion.FIRST, onnx=None, ref=_add_at,
@@ -82,7 +82,7 @@ def _copy_at(x: Any, dim: int, index: Any, src: Any) -> Any:
     return np.moveaxis(out, 0, dim)
 
 
-index_copy = structural(
+index_copy: Any = structural(
     "index_copy", "x index src", kind=Kind.OPAQUE, attrs="dim: int",
     vjp=lambda g, _y, _x, index, _src, dim: (
         index_copy(g, index, _zeros(g, _src), dim), None, index_select(g, index, dim)
@@ -132,7 +132,7 @@ def _scatter_add_ref(x: Any, dim: int, index: Any, src: Any) -> Any:
     return out
 
 
-scatter_add = structural(
+scatter_add: Any = structural(
     "scatter_add", "x index src", kind=Kind.OPAQUE, attrs="dim: int",
     vjp=lambda g, _y, _x, index, _src, dim: (g, None, gather(g, index, dim)),
     dtype=Promotion.FIRST, onnx="ScatterElements", ref=_scatter_add_ref,

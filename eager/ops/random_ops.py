@@ -14,6 +14,7 @@ import numpy as np
 
 import eager
 from eager.op import Kind, Promotion, elementwise, structural
+from eager.ops.create import full
 from eager.samples import calls
 from eager.scalar import FLOATS, Expr, Vocabulary
 
@@ -147,9 +148,13 @@ def _permutation(seed: Any, offset: Any, n: int) -> Any:
     return eager.from_numpy(np.argsort(keys, kind="stable"))
 
 
+def _permutation_shape(seed: Any, offset: Any, n: int) -> Any:
+    return full(0.0, (n,), eager.int64).to("meta")
+
+
 randperm = structural(
     "randperm", "seed offset", kind=Kind.OPAQUE, attrs="n: int", impl=_permutation,
-    infer=lambda seed, offset, n: eager.empty((n,), dtype=eager.int64, device="meta"),
+    infer=_permutation_shape,
     vjp=None, dtype=Promotion.INDEX, onnx=None,
     ref=lambda seed, offset, n: np.argsort(
         _randint_ref(seed, offset, 0, 2**62, (n,), "int64"), kind="stable"),

@@ -209,7 +209,7 @@ def _position(name: str, onnx: str, ref: Any) -> Any:
 argmax = _position("argmax", "ArgMax", np.argmax)
 argmin = _position("argmin", "ArgMin", np.argmin)
 
-cumsum = structural(
+cumsum: Any = structural(
     "cumsum", "x", kind=Kind.OPAQUE, attrs="dim: int",
     vjp=lambda g, _y, _x, dim: (flip(cumsum(flip(g, (dim,)), dim), (dim,)),),
     dtype=Promotion.SUM, onnx="CumSum", ref=lambda x, dim: np.cumsum(x, axis=dim),

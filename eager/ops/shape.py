@@ -33,7 +33,7 @@ def sum_to(g: Any, shape: Shape) -> Any:
     return reshape(sum(g, dims, True), shape)
 
 
-reshape = structural(
+reshape: Any = structural(
     "reshape", "x", kind=Kind.VIEW, attrs="shape: ints",
     view=lambda layout, shape: layout.reshape(shape),
     vjp=lambda g, _y, _x, shape: (reshape(g, tuple(_x.shape)),),
@@ -50,7 +50,7 @@ def _inverse(dims: Shape) -> tuple[int, ...]:
     return tuple(sorted(range(len(dims)), key=dims.__getitem__))
 
 
-permute = structural(
+permute: Any = structural(
     "permute", "x", kind=Kind.VIEW, attrs="dims: ints",
     view=lambda layout, dims: layout.permute(dims),
     vjp=lambda g, _y, _x, dims: (permute(g, _inverse(dims)),),
@@ -105,7 +105,7 @@ slice = structural(
     ]),
 )  # fmt: skip
 
-flip = structural(
+flip: Any = structural(
     "flip", "x", kind=Kind.VIEW, attrs="dims: ints",
     view=lambda layout, dims: layout.flip(dims),
     vjp=lambda g, _y, _x, dims: (flip(g, dims),),

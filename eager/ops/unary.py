@@ -38,7 +38,7 @@ abs = elementwise(
     dtype=Promotion.NUMERIC, onnx="Abs", ref=np.abs, samples=_any_number,
 )  # fmt: skip
 
-sign = elementwise(
+sign: Any = elementwise(
     "sign",
     lambda k, input: k.where(
         input > 0, k.const(1, input), k.where(input < 0, k.const(-1, input), k.const(0, input))
@@ -92,7 +92,7 @@ sin = elementwise(
     dtype=Promotion.FLOAT, onnx="Sin", ref=np.sin, samples=reals(-4, 4),
 )  # fmt: skip
 
-cos = elementwise(
+cos: Any = elementwise(
     "cos", lambda k, input: k.cos(input), vjp=lambda g, _y, x: (-g * sin(x),),
     dtype=Promotion.FLOAT, onnx="Cos", ref=np.cos, samples=reals(-4, 4),
 )  # fmt: skip

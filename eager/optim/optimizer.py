@@ -28,7 +28,7 @@ class Optimizer:
         self.defaults = defaults
         self.state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
         self.param_groups: list[ParamGroup] = []
-        groups = [params] if isinstance(params, Tensor | dict) else list(params)
+        groups: list[Any] = [params] if isinstance(params, Tensor | dict) else list(params)
         if not groups:
             raise helpful(
                 ArgumentError, type(self).__name__, "there is nothing to optimize",

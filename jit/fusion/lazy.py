@@ -35,9 +35,9 @@ def substitute(e: Expr, values: dict[Expr, Expr]) -> Expr:
     return done[e]
 
 
-def size(e: Expr) -> int:
-    """What evaluating `e` costs, in additions."""
-    return sum(cost(node.fn) for node in postorder([e]) if node.args)
+def size(*roots: Expr) -> int:
+    """What evaluating `roots` together costs, in additions."""
+    return sum(cost(node.fn) for node in postorder(roots) if node.args)
 
 
 class Symbols:

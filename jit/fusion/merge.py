@@ -40,7 +40,10 @@ def merge_stages(plan: Plan) -> None:
         _squeeze(stage)
     accumulate(plan)
     write_through(plan)
-    plan.stages = _Merger(plan).run()
+    count = len(plan.stages) + 1
+    while len(plan.stages) < count:  # a merged stage may fit where its parts did not
+        count = len(plan.stages)
+        plan.stages = _Merger(plan).run()
     drop_dead(plan)
 
 
@@ -176,7 +179,7 @@ def join(first: Stage, second: Stage) -> Stage | None:
     if joined is None:
         return None
     loads = len(joined.loads) + (len(joined.tail) if isinstance(joined, Reduce) else 0)
-    cost = sum(size(e) for e in _roots(joined))
+    cost = size(*_roots(joined))
     fits = loads <= MOST_LOADS and len(joined.stores) <= MOST_STORES and cost <= LARGEST
     return joined if fits else None
 

@@ -9,8 +9,9 @@ cache holds them, and chains of row-parallel stages need no barrier at all.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import gcd, prod
 from typing import NamedTuple
@@ -38,7 +39,7 @@ class Task(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class Schedule:
-    """Who does what, and when.
+    """Who does what, and when.  Making it may change the form of stages in the plan.
 
     Attributes:
         workers: how many.
@@ -67,12 +68,12 @@ class _Way(NamedTuple):
 def estimate(stage: Stage) -> float:
     """Nanoseconds one worker takes for a stage, about."""
     if isinstance(stage, Gemm):
-        return TASK + PRODUCT * stage.batch * stage.m * stage.n * stage.k
+        return stage.batch * (TASK + PRODUCT * stage.m * stage.n * stage.k)
     points = prod(stage.shape)
     folds = stage.folds if isinstance(stage, Reduce) else []
-    per_point = sum(size(f.value) + 1 for f in folds) + 2 * len(stage.loads)
+    per_point = size(*(f.value for f in folds)) + len(folds) + 2 * len(stage.loads)
     inner = prod(stage.shape[: stage.kept]) if isinstance(stage, Reduce) else points
-    per_store = sum(size(s.value) + 2 for s in stage.stores)
+    per_store = size(*(s.value for s in stage.stores)) + 2 * len(stage.stores)
     return TASK + ADDITION * (points * per_point + inner * per_store)
 
 
@@ -109,6 +110,7 @@ class Scheduler:
 
     Attributes:
         costs: estimated nanoseconds of each worker (columns) in each epoch (rows) so far.
+        rows: the most common first extents of stages.
     """
 
     def __init__(self, plan: Plan, workers: int) -> None:
@@ -116,6 +118,8 @@ class Scheduler:
         self.ledger = Ledger(plan.buffers, plan.stages, workers)
         self.costs: list[Array] = []
         self.tasks: list[Task] = []
+        heights = Counter(extents(s)[0] for s in plan.stages if extents(s))
+        self.rows = [n for n, _ in heights.most_common(3) if n > 1]
         self.span: dict[int, tuple[int, int, int, int]] = {}
 
     def run(self) -> Schedule:
@@ -126,21 +130,40 @@ class Scheduler:
 
     def place(self, i: int, stage: Stage) -> None:
         """Chooses how and when a stage runs."""
-        accesses = self.ledger.accesses(stage)
-        cost = estimate(stage)
-        best: tuple[float, int, _Way] | None = None
-        for way in _ways(stage, self.workers):
-            epoch = self.ledger.earliest(accesses, way.dim, way.workers)
-            time = self.price(epoch, way, cost)
-            if best is None or time < best[0] - 1e-6:
-                best = (time, epoch, way)
+        best: tuple[float, int, _Way, Stage] | None = None
+        for form in [stage, *self.forms(stage)]:
+            accesses = self.ledger.accesses(form)
+            cost = estimate(form)
+            for way in _ways(form, self.workers):
+                epoch = self.ledger.earliest(accesses, way.dim, way.workers)
+                price = self.price(epoch, way, cost)
+                if best is None or price < best[0] - 1e-6:
+                    best = (price, epoch, way, form)
         assert best is not None
-        _, epoch, way = best
-        self.add(i, way, epoch, cost)
+        _, epoch, way, stage = best
+        self.plan.stages[i] = stage
+        accesses = self.ledger.accesses(stage)
+        self.add(i, way, epoch, estimate(stage))
         self.ledger.record(accesses, way.dim, way.workers, epoch)
         for access in [*accesses[0], *accesses[1]]:
             first, last, from_stage, _ = self.span.get(access.buffer, (epoch, epoch, i, i))
             self.span[access.buffer] = (min(first, epoch), max(last, epoch), from_stage, i)
+
+    def forms(self, stage: Stage) -> Iterator[Gemm]:
+        """Other forms of a tall product, as batches of shorter ones: where the rows are (time,
+        batch) pairs and all other stages are cut along the batch, so can the product be."""
+        if not isinstance(stage, Gemm) or stage.batch > 1 or self.workers == 1:
+            return
+        for rows in self.rows:
+            if rows < stage.m and stage.m % rows == 0:
+                yield replace(
+                    stage,
+                    batch=stage.m // rows,
+                    m=rows,
+                    a=stage.a._replace(batch=rows * stage.a.row),
+                    b=stage.b._replace(batch=0),
+                    c=stage.c._replace(batch=rows * stage.c.row),
+                )
 
     def _share(self, way: _Way, cost: float) -> Array:
         """What each worker takes for its part."""

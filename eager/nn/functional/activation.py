@@ -28,14 +28,14 @@ def relu6(input: Tensor, inplace: bool = False) -> Tensor:
 
 def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
     """x where x > 0, else negative_slope * x."""
-    return _run(lambda x: eager.where(x > 0, x, x * negative_slope), input, inplace)
+    return _run(lambda x: x.where(x > 0, x * negative_slope), input, inplace)
 
 
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """`leaky_relu` with a slope per channel (dimension 1), or one for all."""
     if weight.numel() > 1 and input.ndim > 1:
         weight = weight.reshape(-1, *[1] * (input.ndim - 2))
-    return eager.where(input > 0, input, input * weight)
+    return input.where(input > 0, input * weight)
 
 
 def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
@@ -43,7 +43,7 @@ def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
 
     def call(x: Tensor) -> Tensor:
         # The clamp keeps the gradient of the branch not taken finite.
-        return eager.where(x > 0, x, eager.expm1(x.clamp(max=0)) * alpha)
+        return x.where(x > 0, x.clamp(max=0).expm1() * alpha)
 
     return _run(call, input, inplace)
 
@@ -52,7 +52,7 @@ def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """x where x > 0, else alpha * (exp(x / alpha) - 1)."""
 
     def call(x: Tensor) -> Tensor:
-        return eager.where(x > 0, x, eager.expm1(x.clamp(max=0) * (1 / alpha)) * alpha)
+        return x.where(x > 0, (x.clamp(max=0) * (1 / alpha)).expm1() * alpha)
 
     return _run(call, input, inplace)
 
@@ -69,7 +69,8 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
             ArgumentError, "gelu", "no such approximation",
             expected="'none' or 'tanh'", given=repr(approximate),
         )  # fmt: skip
-    return eager.gelu(input) if approximate == "none" else eager.gelu_tanh(input)
+    result: Tensor = eager.gelu(input) if approximate == "none" else eager.gelu_tanh(input)
+    return result
 
 
 def silu(input: Tensor, inplace: bool = False) -> Tensor:
@@ -84,24 +85,24 @@ def mish(input: Tensor, inplace: bool = False) -> Tensor:
 
 def sigmoid(input: Tensor) -> Tensor:
     """1 / (1 + exp(-x))."""
-    return eager.sigmoid(input)
+    return input.sigmoid()
 
 
 def tanh(input: Tensor) -> Tensor:
     """Hyperbolic tangent."""
-    return eager.tanh(input)
+    return input.tanh()
 
 
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """log(1 + exp(beta * x)) / beta; x itself where beta * x > threshold."""
     scaled = input * beta if beta != 1 else input
     # maximum shares its gradient between equal operands, so the slope at 0 is one half.
-    smooth = eager.maximum(scaled, eager.zeros_like(scaled)) + eager.log1p((-scaled.abs()).exp())
+    smooth = scaled.maximum(eager.zeros_like(scaled)) + (-scaled.abs()).exp().log1p()
     if beta != 1:
         smooth = smooth * (1 / beta)
     if threshold == math.inf:
         return smooth
-    return eager.where(scaled > threshold, input, smooth)
+    return input.where(scaled > threshold, smooth)
 
 
 def logsigmoid(input: Tensor) -> Tensor:
@@ -140,24 +141,24 @@ def threshold(input: Tensor, threshold: float, value: float, inplace: bool = Fal
     """x where x > threshold, else value."""
 
     def call(x: Tensor) -> Tensor:
-        return eager.where(x > threshold, x, eager.full_like(x, value))
+        return x.where(x > threshold, eager.full_like(x, value))
 
     return _run(call, input, inplace)
 
 
 def softmax(input: Tensor, dim: int | None = None, dtype: Any = None) -> Tensor:
     """exp(x) / sum(exp(x)) along `dim` (default: 1, or 0 for 0, 1 and 3 dimensions)."""
-    return eager.softmax(input, _softmax_dim(input, dim), dtype=dtype)
+    return input.softmax(_softmax_dim(input, dim), dtype=dtype)
 
 
 def softmin(input: Tensor, dim: int | None = None, dtype: Any = None) -> Tensor:
     """softmax(-x)."""
-    return eager.softmax(-input, _softmax_dim(input, dim), dtype=dtype)
+    return (-input).softmax(_softmax_dim(input, dim), dtype=dtype)
 
 
 def log_softmax(input: Tensor, dim: int | None = None, dtype: Any = None) -> Tensor:
     """log(softmax(x)), without overflow."""
-    return eager.log_softmax(input, _softmax_dim(input, dim), dtype=dtype)
+    return input.log_softmax(_softmax_dim(input, dim), dtype=dtype)
 
 
 def _softmax_dim(input: Tensor, dim: int | None) -> int:
@@ -169,4 +170,5 @@ def _softmax_dim(input: Tensor, dim: int | None) -> int:
 def glu(input: Tensor, dim: int = -1) -> Tensor:
     """a * sigmoid(b), where a and b are the halves of the input along `dim`."""
     a, b = input.chunk(2, dim)
-    return a * b.sigmoid()
+    result: Tensor = a * b.sigmoid()
+    return result

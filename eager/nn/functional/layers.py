@@ -77,12 +77,12 @@ def embedding(
             expected="max_norm=None, scale_grad_by_freq=False, sparse=False",
             given=f"{max_norm=}, {norm_type=}, {scale_grad_by_freq=}, {sparse=}",
         )  # fmt: skip
-    rows = eager.embedding(input, weight)
+    rows: Tensor = eager.embedding(input, weight)
     if padding_idx is None:
         return rows
     if padding_idx < 0:
         padding_idx += weight.shape[0]
-    return eager.where((input == padding_idx).unsqueeze(-1), rows.detach(), rows)
+    return rows.where((input != padding_idx).unsqueeze(-1), rows.detach())
 
 
 def dropout(
@@ -221,4 +221,5 @@ def scaled_dot_product_attention(
 
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     """int64 of shape (*, classes): 1 at the index, else 0.  -1: one more than the largest."""
-    return eager.one_hot(tensor, num_classes)
+    result: Tensor = eager.one_hot(tensor, num_classes)
+    return result

@@ -74,13 +74,13 @@ def _pick(
     target = target.long()
     kept = target != ignore_index
     # Index ops wrap negative indices; here they are errors, so they are moved out of range.
-    safe = eager.where(kept, eager.where(target < 0, classes, target), 0)
+    safe = target.where(target >= 0, classes).where(kept, 0)
     picked = log_probs.gather(dim, safe.unsqueeze(dim)).squeeze(dim)
     scale = kept.to(log_probs.dtype)
     if weight is not None:
         scale = scale * weight.index_select(0, safe.reshape(-1)).reshape(safe.shape)
     # where, not a product: an ignored log-probability may be -inf.
-    return eager.where(kept, -picked, 0.0) * scale, scale
+    return (-picked).where(kept, 0.0) * scale, scale
 
 
 def _reduce_weighted(op: str, loss: Tensor, scale: Tensor, reduction: str) -> Tensor:
@@ -137,7 +137,7 @@ def cross_entropy(
     if label_smoothing == 0:
         return result
     spread = log_probs if weight is None else log_probs * _per_class(weight, input.ndim, dim)
-    smooth = eager.where(target != ignore_index, -spread.sum(dim), 0.0)
+    smooth = (-spread.sum(dim)).where(target != ignore_index, 0.0)
     smooth = _reduce_weighted(op, smooth, scale, reduction)
     return result * (1 - label_smoothing) + smooth * (label_smoothing / input.shape[dim])
 
@@ -175,7 +175,7 @@ def binary_cross_entropy(
 def _log(p: Tensor) -> Tensor:
     # The logarithm sees no zero, so that the gradient at p = 0 is 0 and not nan.
     positive = p > 0
-    return eager.where(positive, eager.where(positive, p, 1.0).log().clamp(min=-100), -100.0)
+    return p.where(positive, 1.0).log().clamp(min=-100).where(positive, -100.0)
 
 
 def binary_cross_entropy_with_logits(
@@ -213,8 +213,8 @@ def kl_div(
     else:
         positive = target > 0
         # 0 * log(0) is 0 here; the inner where keeps its gradient from becoming nan.
-        log = eager.where(positive, target, 1.0).log()
-        loss = eager.where(positive, target * (log - input), 0.0)
+        log = target.where(positive, 1.0).log()
+        loss = (target * (log - input)).where(positive, 0.0)
     if reduction == "batchmean":
         return loss.sum() / (input.shape[0] if input.ndim else 1)
     return _reduce("kl_div", loss, reduction)

@@ -9,7 +9,7 @@ from eager.ops.arithmetic import (
     minimum,
     mul,
     remainder,
-)
+)  # fmt: skip
 from eager.ops.comparison import (
     bitwise_and,
     bitwise_left_shift,
@@ -29,142 +29,27 @@ from eager.ops.comparison import (
     logical_xor,
     lt,
     ne,
+)  # fmt: skip
+from eager.ops.functions import (
+    arithmetic,
+    compare,
+    create,
+    index,
+    linalg,
+    pieces,
+    random,
+    reduce,
+    shape,
 )
-from eager.ops.functions.arithmetic import (
-    add,
-    addcdiv,
-    addcmul,
-    bitwise_not,
-    clamp,
-    clamp_max,
-    clamp_min,
-    div,
-    exp2,
-    lerp,
-    log2,
-    log10,
-    logaddexp,
-    positive,
-    pow,
-    round,
-    rsub,
-    sub,
-    tan,
-)
-from eager.ops.functions.compare import allclose, equal, isclose
-from eager.ops.functions.create import (
-    arange,
-    eye,
-    full,
-    full_like,
-    linspace,
-    ones,
-    ones_like,
-    zeros,
-    zeros_like,
-)
-from eager.ops.functions.index import (
-    argwhere,
-    embedding,
-    gather,
-    index_add,
-    index_copy,
-    index_select,
-    masked_fill,
-    masked_select,
-    nonzero,
-    one_hot,
-    scatter_add,
-    take,
-    take_along_dim,
-    where,
-)
-from eager.ops.functions.linalg import (
-    addmm,
-    adjoint,
-    baddbmm,
-    bmm,
-    dot,
-    einsum,
-    ger,
-    matmul,
-    mm,
-    mv,
-    outer,
-)
-from eager.ops.functions.random import (
-    bernoulli,
-    normal,
-    rand,
-    rand_like,
-    randint,
-    randint_like,
-    randn,
-    randn_like,
-    randperm,
-)
-from eager.ops.functions.reduce import (
-    all,
-    amax,
-    amin,
-    any,
-    argmax,
-    argmin,
-    count_nonzero,
-    cumsum,
-    log_softmax,
-    logsumexp,
-    max,
-    mean,
-    min,
-    norm,
-    prod,
-    softmax,
-    std,
-    std_mean,
-    sum,
-    var,
-    var_mean,
-)
-from eager.ops.functions.shape import (
-    broadcast_shapes,
-    broadcast_tensors,
-    broadcast_to,
-    cat,
-    chunk,
-    concat,
-    concatenate,
-    diag,
-    diagonal,
-    diff,
-    flatten,
-    flip,
-    hstack,
-    meshgrid,
-    moveaxis,
-    movedim,
-    narrow,
-    permute,
-    ravel,
-    repeat_interleave,
-    reshape,
-    roll,
-    select,
-    split,
-    squeeze,
-    stack,
-    swapaxes,
-    swapdims,
-    t,
-    tile,
-    transpose,
-    tril,
-    triu,
-    unbind,
-    unflatten,
-    unsqueeze,
-    vstack,
-)
+from eager.ops.functions.arithmetic import *
+from eager.ops.functions.compare import *
+from eager.ops.functions.create import *
+from eager.ops.functions.index import *
+from eager.ops.functions.linalg import *
+from eager.ops.functions.pieces import *
+from eager.ops.functions.random import *
+from eager.ops.functions.reduce import *
+from eager.ops.functions.shape import *
 from eager.ops.shape import detach
 from eager.ops.unary import (
     abs,
@@ -191,8 +76,16 @@ from eager.ops.unary import (
     square,
     tanh,
     trunc,
+)  # fmt: skip
+from eager.random import (
+    Generator,
+    default_generator,
+    get_rng_state,
+    initial_seed,
+    manual_seed,
+    seed,
+    set_rng_state,
 )
-from eager.random import Generator, default_generator, initial_seed, manual_seed, seed
 
 # Other names of the same functions.
 absolute, negative, fix = abs, neg, trunc
@@ -201,7 +94,22 @@ clip, greater, less = clamp, gt, lt
 greater_equal, less_equal, not_equal = ge, le, ne
 
 __all__ = [
-    name for name, value in list(globals().items())
-    if (callable(value) and not name.startswith("_") and not name.endswith("_"))
-    or name == "default_generator"
+    "Generator", "abs", "absolute", "bitwise_and", "bitwise_left_shift", "bitwise_or",
+    "bitwise_right_shift", "bitwise_xor", "ceil", "clip", "clone", "cos", "default_generator",
+    "detach", "divide", "eq", "erf", "exp", "expm1", "fix", "floor", "floor_divide", "fmod", "ge",
+    "gelu", "gelu_tanh", "get_rng_state", "greater", "greater_equal", "gt", "initial_seed",
+    "isfinite", "isinf", "isnan", "le", "less", "less_equal", "log", "log1p", "logical_and",
+    "logical_not", "logical_or", "logical_xor", "lt", "manual_seed", "maximum", "minimum", "mul",
+    "multiply", "ne", "neg", "negative", "not_equal", "reciprocal", "relu", "remainder", "rsqrt",
+    "seed", "set_rng_state", "sigmoid", "sign", "silu", "sin", "sqrt", "square", "subtract",
+    "tanh", "true_divide", "trunc",
 ]  # fmt: skip
+__all__ += arithmetic.__all__
+__all__ += compare.__all__
+__all__ += create.__all__
+__all__ += index.__all__
+__all__ += linalg.__all__
+__all__ += pieces.__all__
+__all__ += random.__all__
+__all__ += reduce.__all__
+__all__ += shape.__all__

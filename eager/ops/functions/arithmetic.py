@@ -19,8 +19,25 @@ if TYPE_CHECKING:
     from eager import Tensor
 
 __all__ = [
-    "add", "addcdiv", "addcmul", "bitwise_not", "clamp", "clamp_max", "clamp_min", "div", "exp2",
-    "lerp", "log10", "log2", "logaddexp", "positive", "pow", "round", "rsub", "sub", "tan",
+    "add",
+    "addcdiv",
+    "addcmul",
+    "bitwise_not",
+    "clamp",
+    "clamp_max",
+    "clamp_min",
+    "div",
+    "exp2",
+    "lerp",
+    "log2",
+    "log10",
+    "logaddexp",
+    "positive",
+    "pow",
+    "round",
+    "rsub",
+    "sub",
+    "tan",
 ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from eager.ops import comparison as c
 from eager.ops import create as p
 from eager.ops import unary as u
 from eager.ops.functions._common import Number, size_of
+from eager.ops.functions.pieces import cat
 from eager.samples import array, calls
 
 if TYPE_CHECKING:
@@ -229,7 +230,7 @@ def linspace(
     half = (steps + 1) // 2
     low = p.arange(float(start), step, (half,), dtype)
     high = p.arange(end - step * (steps - half - 1), step, (steps - half,), dtype)
-    return finish(eager.cat([low, high]), device, requires_grad)
+    return finish(cat([low, high]), device, requires_grad)
 
 
 @composite(

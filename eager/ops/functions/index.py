@@ -15,6 +15,9 @@ from eager.ops import create
 from eager.ops import index as ix
 from eager.ops import unary as u
 from eager.ops.functions._common import Number, canonical_dim, public
+from eager.ops.functions.pieces import unbind
+from eager.ops.functions.reduce import amax, amin
+from eager.ops.functions.shape import broadcast_shapes
 from eager.samples import array, calls
 
 if TYPE_CHECKING:
@@ -165,7 +168,7 @@ def masked_fill(input: Tensor, mask: Tensor, value: Tensor | Number) -> Tensor:
 )  # fmt: skip
 def masked_select(input: Tensor, mask: Tensor) -> Tensor:
     """The elements where `mask`, as a vector."""
-    shape = eager.broadcast_shapes(input.shape, mask.shape)
+    shape = broadcast_shapes(input.shape, mask.shape)
     flat = input.expand(shape).reshape(-1)
     places = ix.nonzero(mask.expand(shape).reshape(-1)).reshape(-1)
     result: Tensor = ix.index_select(flat, places, 0)
@@ -176,7 +179,7 @@ def masked_select(input: Tensor, mask: Tensor) -> Tensor:
 def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
     """Coordinates of the non-zero elements: one row each, or one vector per dimension."""
     rows = ix.nonzero(input)
-    return eager.unbind(rows, 1) if as_tuple else rows
+    return unbind(rows, 1) if as_tuple else rows
 
 
 argwhere = nonzero
@@ -208,7 +211,7 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     """
     index = _index("one_hot", tensor)
     if index.numel() and not index.is_meta:
-        low, high = int(eager.amin(index)), int(eager.amax(index))
+        low, high = int(amin(index)), int(amax(index))
         if low < 0 or (num_classes >= 0 and high >= num_classes):
             bound = num_classes if num_classes >= 0 else "the number of classes"
             raise helpful(

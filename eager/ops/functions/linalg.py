@@ -14,6 +14,7 @@ from eager.ops import arithmetic as a
 from eager.ops import reduce as r
 from eager.ops import shape as s
 from eager.ops.functions._common import Number, public
+from eager.ops.functions.shape import diagonal
 from eager.samples import array, calls
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def _diagonals(x: Tensor, labels: str) -> tuple[Tensor, str]:
         while labels.count(label) > 1:
             first = labels.index(label)
             second = labels.index(label, first + 1)
-            x = eager.diagonal(x, 0, first, second)
+            x = diagonal(x, 0, first, second)
             rest = [n for d, n in enumerate(labels) if d not in (first, second)]
             labels = "".join(rest) + label
     return x, labels

@@ -83,15 +83,19 @@ def randperm(
     return finish(made if dtype is None else made.to(dtype), device, requires_grad)
 
 
-def rand_like(input: Tensor, *, dtype: Any = None, device: Any = None,
-              requires_grad: bool = False, generator: Generator | None = None) -> Tensor:  # fmt: skip
+def rand_like(
+    input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False,
+    generator: Generator | None = None,
+) -> Tensor:  # fmt: skip
     """rand of another tensor's shape, dtype and device."""
     return rand(tuple(input.shape), dtype=dtype or input.dtype, generator=generator,
                 device=device or input.device, requires_grad=requires_grad)  # fmt: skip
 
 
-def randn_like(input: Tensor, *, dtype: Any = None, device: Any = None,
-               requires_grad: bool = False, generator: Generator | None = None) -> Tensor:  # fmt: skip
+def randn_like(
+    input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False,
+    generator: Generator | None = None,
+) -> Tensor:  # fmt: skip
     """randn of another tensor's shape, dtype and device."""
     return randn(tuple(input.shape), dtype=dtype or input.dtype, generator=generator,
                  device=device or input.device, requires_grad=requires_grad)  # fmt: skip

@@ -354,7 +354,8 @@ def log_softmax(input: Tensor, dim: int, *, dtype: dtype | None = None) -> Tenso
 @composite(
     ref=lambda x, dim=None: np.count_nonzero(x, axis=axis(dim)), onnx=None, differentiable=False,
     samples=calls(lambda rng: [
-        (rng.integers(-1, 2, (3, 4)),), (rng.integers(-1, 2, (3, 4)), 1), (array(rng, (3, 2)), (0, 1)),
+        (rng.integers(-1, 2, (3, 4)),), (rng.integers(-1, 2, (3, 4)), 1),
+        (array(rng, (3, 2)), (0, 1)),
     ]),
 )  # fmt: skip
 def count_nonzero(input: Tensor, dim: Dims = None) -> Tensor:
