@@ -29,7 +29,9 @@ class Worker:
     """A library in a process of its own, answering one JSON line per request."""
 
     def __init__(self, library: str, suite: str, threads: int) -> None:
-        env = dict(os.environ)
+        # a BLAS kernel pinned from outside would slow some libraries and not others
+        pinned = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "MKL_DEBUG_CPU_TYPE")
+        env = {k: v for k, v in os.environ.items() if k not in pinned}
         for name in ("OMP", "OPENBLAS", "MKL"):
             env[f"{name}_NUM_THREADS"] = str(threads)
         if library == "jax":

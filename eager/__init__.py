@@ -11,7 +11,7 @@ tensor([2., 4.])
 
 # The order matters: the extension, then the hooks of the op registry, then everything that
 # defines or uses ops.
-# ruff: noqa: E402
+# ruff: noqa: E402, F403
 
 from __future__ import annotations
 

@@ -36,5 +36,5 @@ def user_location() -> str:
 
 
 def frames_to_user() -> int:
-    """How many frames lie between the caller and the user's code."""
-    return sum(1 for _ in frames()) - 1
+    """How many calls the user's code is away from the caller's frame."""
+    return len(list(frames())) - 2

@@ -79,7 +79,9 @@ CASES: list[tuple[str, Callable[[], Any], type[Exception]]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "call", "error"), CASES, ids=[f"{i}-{c[0]}" for i, c in enumerate(CASES)])
+@pytest.mark.parametrize(
+    ("name", "call", "error"), CASES, ids=[f"{i}-{c[0]}" for i, c in enumerate(CASES)]
+)
 def test_class_and_text(name: str, call: Callable[[], Any], error: type[Exception]) -> None:
     with pytest.raises(error) as caught:
         call()
@@ -112,7 +114,8 @@ def test_classes_derive_from_the_builtin_ones() -> None:
         lambda: eager.tensor(1, device=3), lambda: eager.empty("a"), lambda: eager.empty(1.5),
         lambda: eager.empty(None), lambda: eager.exp("text"), lambda: eager.exp(),
         lambda: eager.exp(1, 2), lambda: eager.mul(1), lambda: eager.mul(None, 1),
-        lambda: f32(2).reshape(None), lambda: f32(2).sum("a"), lambda: f32(2).sum(0, False, None, 1),
+        lambda: f32(2).reshape(None), lambda: f32(2).sum("a"),
+        lambda: f32(2).sum(0, False, None, 1),
         lambda: f32(2).to(1.5), lambda: f32(2).matmul("a"), lambda: f32(2).copy_("a"),
         lambda: f32(2).fill_("a"), lambda: f32(2).transpose(0), lambda: f32(2).transpose(0, "a"),
         lambda: f32(2).register_hook(), lambda: f32(2).expand(None), lambda: f32(2).size("a"),

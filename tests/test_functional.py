@@ -80,6 +80,15 @@ def test_activation_gradients_are_finite_far_out(name):
     assert np.isfinite(x.grad.numpy()).all()
 
 
+@pytest.mark.parametrize("name,kinks", [
+    ("relu", [0]), ("relu6", [0, 6]), ("hardtanh", [-1, 1]), ("hardsigmoid", [-3, 3]),
+])  # fmt: skip
+def test_slope_is_zero_at_kinks(name, kinks):
+    x = eager.tensor(kinks, dtype=eager.float64, requires_grad=True)
+    getattr(F, name)(x).sum().backward()
+    assert x.grad.tolist() == [0] * len(kinks)
+
+
 @pytest.mark.parametrize("name", INPLACE)
 def test_inplace_activations(name):
     fn = getattr(F, name)

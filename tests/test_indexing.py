@@ -56,7 +56,9 @@ def test_basic_set(key: Any, recorded: bool) -> None:
         np.testing.assert_array_equal(x.grad.numpy(), expected)
 
 
-@pytest.mark.parametrize("key", [0, slice(1, 3), (..., 2), (slice(None, None, 2), None, 1)], ids=repr)
+@pytest.mark.parametrize(
+    "key", [0, slice(1, 3), (..., 2), (slice(None, None, 2), None, 1)], ids=repr
+)
 def test_basic_gradient(key: Any) -> None:
     x = eager.tensor(cube(), requires_grad=True)
     weight = np.random.default_rng(0).normal(size=cube()[key].shape).astype(np.float32)
@@ -74,7 +76,8 @@ MASK2 = cube()[:, :, 0] % 4 == 0
 ADVANCED = [
     I1, I2, (slice(None), I1), (slice(None), I2), (..., I2), (I1, slice(1, 3)),
     (slice(1, 4), I1, slice(None, None, 2)), (I1, I1), (I2, I2), (slice(None), I1, I1),
-    (I1, slice(None), I1), (I1, I1, I1), (I2, I1[:2]), MASK1, MASK2, (MASK1, 0), (MASK1, slice(1, 2)),
+    (I1, slice(None), I1), (I1, I1, I1), (I2, I1[:2]), MASK1, MASK2, (MASK1, 0),
+    (MASK1, slice(1, 2)),
     (slice(None), np.array([True, False, True, True, False])), (None, I1), (I1, None),
     cube() > 50, (MASK1, ..., 1), [0, 2], [True, False, False, True], ([0, 1], [1, 2]),
     np.zeros((0,), np.int64), np.zeros((2, 0), np.int64),

@@ -64,7 +64,7 @@ def test_read_only_arrays_stay_read_only() -> None:
     x = eager.from_numpy(a)
     assert (x + 1).tolist() == [1, 2, 3]
     for change in (lambda: x.add_(1), lambda: x.zero_(), lambda: x.__setitem__(0, 1.0)):
-        with pytest.raises(eager.errors.EagerError, match="read-only|readonly"):
+        with pytest.raises(eager.errors.EagerError, match=r"read-only|readonly"):
             change()
     assert not x.numpy().flags.writeable
     assert a.tolist() == [0, 1, 2]

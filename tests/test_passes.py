@@ -171,9 +171,7 @@ def programs(draw) -> Graph:
             out = b.call(registry["permute"], [x], {"dims": dims})
         elif kind == 5:
             starts = tuple(draw(st.integers(0, n - 1)) for n in x.shape)
-            sizes = tuple(
-                draw(st.integers(1, n - a)) for n, a in zip(x.shape, starts, strict=True)
-            )
+            sizes = tuple(draw(st.integers(1, n - a)) for n, a in zip(x.shape, starts, strict=True))
             ones = (1,) * len(sizes)
             attrs = {"starts": starts, "sizes": sizes, "steps": ones, "drop": ()}
             out = b.call(registry["slice"], [x], attrs)

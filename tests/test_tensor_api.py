@@ -138,7 +138,8 @@ def test_operators_with_numbers(op: Any, other: Any) -> None:
 def test_operators_with_arrays(op: Any) -> None:
     a = np.array([1.0, 2.0, 5.0], np.float32)
     b = np.array([4.0, 2.0, 3.0], np.float32)
-    for got in (op(eager.tensor(a), eager.tensor(b)), op(eager.tensor(a), b), op(a, eager.tensor(b))):
+    x, y = eager.tensor(a), eager.tensor(b)
+    for got in (op(x, y), op(x, b), op(a, y)):
         assert isinstance(got, eager.Tensor)
         np.testing.assert_allclose(got.numpy(), op(a, b), rtol=1e-6)
 
@@ -237,7 +238,7 @@ def test_container_protocol() -> None:
     assert len(x) == 3
     assert [row.tolist() for row in x] == x.tolist()
     assert 4 in x and 7 not in x
-    a, b, c = x
+    *_, c = x
     assert c.tolist() == [5, 6]
     with pytest.raises(TypeError):
         len(eager.tensor(1))
@@ -333,7 +334,8 @@ def test_reductions() -> None:
 
 def test_matmul_of_vectors() -> None:
     rng = np.random.default_rng(0)
-    for sa, sb in [((3,), (3,)), ((3,), (3, 2)), ((2, 3), (3,)), ((4, 2, 3), (3,)), ((3,), (4, 3, 2))]:
+    shapes = [((3,), (3,)), ((3,), (3, 2)), ((2, 3), (3,)), ((4, 2, 3), (3,)), ((3,), (4, 3, 2))]
+    for sa, sb in shapes:
         a, b = rng.normal(size=sa), rng.normal(size=sb)
         got = eager.tensor(a) @ eager.tensor(b)
         np.testing.assert_allclose(got.numpy(), a @ b, rtol=1e-12)

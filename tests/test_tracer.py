@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from jit_reference import Reference
 
 import eager
 from eager.op import push
+from jit.compile import Compiled
 from jit.graph import evaluate
 from jit.tracer import Tracer
 from jit.verify import verify, verifying
@@ -183,6 +185,52 @@ def test_a_cast_follows_where_the_target_is_narrower():
     x, b = eager.ones(2, dtype=eager.float16), eager.ones(2, dtype=eager.float64)
     found, _ = traced(fn, x, b)
     assert found.graph.outputs[0].dtype == "float16"
+
+
+def _steps(rng, xs):
+    """A random program of views and writes on the tensors `xs`, drawn from `rng`."""
+    live = list(xs)
+    for _ in range(rng.integers(1, 9)):
+        t = live[rng.integers(len(live))]
+        kind = rng.integers(0, 9)
+        if kind == 0:
+            live.append(t * 2 + 1)
+        elif kind == 1 and t.ndim:
+            n = t.shape[0]
+            live.append(t[int(rng.integers(0, n)) :: int(rng.integers(1, 3))])
+        elif kind == 2 and t.ndim:
+            live.append(t[..., int(rng.integers(0, t.shape[-1]))])
+        elif kind == 3:
+            live.append(t.reshape(-1))
+        elif kind == 4:
+            live.append(t.permute(*map(int, rng.permutation(t.ndim))))
+        elif kind == 5 and t.ndim and t.shape[0] > 1:
+            live += t.split([1, t.shape[0] - 1])
+        elif kind == 6:
+            t.mul_(0.5)
+        elif kind == 7:
+            t.add_(live[rng.integers(len(live))].sum())
+        elif kind == 8 and t.ndim:
+            t[int(rng.integers(0, t.shape[0]))] = float(rng.integers(-3, 3))
+    return live
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_random_writes_through_random_views(seed):
+    def inputs():
+        return eager.arange(12.0).reshape(3, 4), eager.arange(4.0)
+
+    compiled = Compiled(
+        lambda *xs: _steps(np.random.default_rng(seed), xs), warmup=0, compiler=Reference
+    )
+    for _ in range(3):
+        expected_inputs, given = inputs(), inputs()
+        expected = _steps(np.random.default_rng(seed), expected_inputs)
+        for a, b in zip(compiled(*given), expected, strict=True):
+            _same(a, b)
+        for a, b in zip(given, expected_inputs, strict=True):
+            _same(a, b)
+    assert compiled.stats().compiled_calls == 2, compiled.stats()
 
 
 # --- data from and to Python ------------------------------------------------------------------

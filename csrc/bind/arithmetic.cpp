@@ -52,8 +52,26 @@ PyObject* inplace_of(PyObject* a, PyObject* b) { return inplace_slot(known.*op, 
 template <const Op* KnownOps::* op>
 PyObject* unary_of(PyObject* a) { return unary_slot(known.*op, a); }
 
+// The op of a power that needs no pow, which cannot be vectorised; null for all others.
+const Op* simple_power(PyObject* base, PyObject* exponent) {
+  if (!is_tensor(base)) return nullptr;
+  const DType dtype = tensor_of(base)->dtype;
+  double e = 0;
+  if (PyFloat_CheckExact(exponent) && is_floating(dtype)) {
+    e = PyFloat_AS_DOUBLE(exponent);
+  } else if (PyLong_CheckExact(exponent) && dtype != DType::b8) {
+    int overflow;
+    const long value = PyLong_AsLongAndOverflow(exponent, &overflow);
+    if (!overflow) e = double(value);
+  }
+  if (e == 2) return known.square;
+  if (!is_floating(dtype)) return nullptr;
+  return e == 0.5 ? known.sqrt : e == -1 ? known.reciprocal : nullptr;
+}
+
 PyObject* power(PyObject* a, PyObject* b, PyObject* modulus) {
   if (modulus != Py_None) Py_RETURN_NOTIMPLEMENTED;
+  if (const Op* op = simple_power(a, b)) return unary_slot(op, a);
   return binary_slot(known.pow, a, b);
 }
 PyObject* inplace_power(PyObject* a, PyObject* b, PyObject*) {

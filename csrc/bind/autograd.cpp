@@ -177,6 +177,7 @@ PyObject* with_history(PyObject*, PyObject* const* args, Py_ssize_t n, PyObject*
     const TensorRef& t = expect_tensor(a[0], "with_history");
     if (Py_TYPE(a[1]) != node_type) raise(PyExc_TypeError, "with_history: expected a Node");
     TensorRef alias = Tensor::view(*t, t->shape, t->strides, t->offset);
+    alias->is_view = false;
     alias->meta().node = node_of(a[1]);
     alias->meta().output = uint32_t(to_integer(a[2], "with_history"));
     return wrap(alias);

@@ -19,7 +19,7 @@ std::vector<PyOp> python_ops;  // by op id
 
 void define_op(const Op& op, PyObject* object) {
   if (python_ops.empty()) python_ops.resize(size_t(op_count()));
-  Owned names = check(PyTuple_New(op.n_attrs));
+  Owned names = op.n_attrs ? check(PyTuple_New(op.n_attrs)) : Owned();
   for (int i = 0; i < op.n_attrs; ++i) {
     PyTuple_SET_ITEM(names.get(), i, interned(op.attr_names[i]).release());
   }
@@ -174,10 +174,8 @@ Attrs attributes_from_dict(const Op& op, PyObject* dict) {
   return attrs;
 }
 
-Owned attributes_to_dict(const Op& op, const Attrs& attrs) {
-  Owned dict = check(PyDict_New());
-  if (op.n_attrs == 0) return dict;
-  PyObject* names = python_op(op).names;
+Small<Owned, 4> attribute_values(const Op& op, const Attrs& attrs) {
+  Small<Owned, 4> values;
   AttrReader reader(attrs);
   for (int i = 0; i < op.n_attrs; ++i) {
     Owned value;
@@ -188,7 +186,17 @@ Owned attributes_to_dict(const Op& op, const Attrs& attrs) {
       case AttrType::ints: value = tuple_of(reader.ints()); break;
       case AttrType::dtype: value = Owned::copy(dtype_object(reader.dtype())); break;
     }
-    check_status(PyDict_SetItem(dict.get(), PyTuple_GET_ITEM(names, i), value.get()));
+    values.push_back(std::move(value));
+  }
+  return values;
+}
+
+Owned attributes_to_dict(const Op& op, const Attrs& attrs) {
+  Owned dict = check(PyDict_New());
+  const auto values = attribute_values(op, attrs);
+  for (int i = 0; i < op.n_attrs; ++i) {
+    PyObject* name = PyTuple_GET_ITEM(python_op(op).names, i);
+    check_status(PyDict_SetItem(dict.get(), name, values[size_t(i)].get()));
   }
   return dict;
 }

@@ -8,7 +8,7 @@ namespace eager::bind {
 struct PyOp {
   const Op* op = nullptr;
   PyObject* object = nullptr;  // the eager.op.Op
-  PyObject* names = nullptr;   // tuple of its attributes' names
+  PyObject* names = nullptr;   // tuple of its attributes' names; null if there are none
 };
 // Makes `object` the definition of `op`; both live as long as the process.
 void define_op(const Op& op, PyObject* object);
@@ -20,7 +20,7 @@ const PyOp& python_op(const Op& op);  // raises if the op has not been defined
   X(le) X(gt) X(ge) X(bitwise_and) X(bitwise_or) X(bitwise_xor) X(bitwise_not) X(logical_not)     \
   X(bitwise_left_shift) X(bitwise_right_shift) X(where) X(clone) X(cast) X(full) X(full_int)      \
   X(arange_int) X(reshape) X(permute) X(expand) X(slice) X(detach) X(sum) X(matmul)               \
-  X(slice_scatter) X(index_select) X(index_copy) X(nonzero)
+  X(slice_scatter) X(index_select) X(index_copy) X(nonzero) X(square) X(sqrt) X(reciprocal)
 struct KnownOps {
 #define X(name) const Op* name;
   EAGER_OPS(X)
@@ -39,6 +39,8 @@ bool is_number(PyObject* o);  // a Python or NumPy number
 
 void append_attribute(Attrs& attrs, AttrType type, PyObject* value, const char* what);
 Attrs attributes_from_dict(const Op& op, PyObject* dict);
+// The Python values in the schema's order, whose names are python_op(op).names.
+Small<Owned, 4> attribute_values(const Op& op, const Attrs& attrs);
 Owned attributes_to_dict(const Op& op, const Attrs& attrs);
 
 }  // namespace eager::bind

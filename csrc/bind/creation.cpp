@@ -178,11 +178,12 @@ struct Options {
   bool requires_grad = false;
 };
 
-// `data`: what the tensor was made of; None if its elements come from nowhere.
+// `data`: what the tensor was made of; None if its elements come from nowhere.  A tensor was read
+// by ops, which an interpreter has seen.
 PyObject* finish(TensorRef t, bool requires_grad, PyObject* data) {
   if (requires_grad) set_requires_grad(t, true);
   Owned object = check(wrap(std::move(t)));
-  if (recorder) tell_create(object.get(), data);
+  if (recorder && !is_tensor(data)) tell_create(object.get(), data);
   return object.release();
 }
 
@@ -312,9 +313,10 @@ PyObject* empty(PyObject*, PyObject* const* args, Py_ssize_t n, PyObject* names)
 
 PyObject* empty_like(PyObject*, PyObject* const* args, Py_ssize_t n, PyObject* names) {
   return guarded([&] {
-    static const Signature<4> signature{
-        "empty_like", {"input", "dtype", "device", "requires_grad"}, 1, 1};
-    Arguments<4> a(signature, args, n, names);
+    static const Signature<5> signature{
+        "empty_like", {"input", "dtype", "device", "requires_grad", "memory_format"}, 1, 1};
+    Arguments<5> a(signature, args, n, names);
+    expect_memory_format("empty_like", a[4]);
     const TensorRef& x = expect_tensor(a[0], "empty_like");
     Options o = read_options(a, 1, {x->dtype, x->device, false});
     return finish(Tensor::empty(x->shape, o.dtype, o.device), o.requires_grad, Py_None);
@@ -374,7 +376,9 @@ PyObject* tensor_new(PyTypeObject* type, PyObject* args, PyObject* kwargs) {
     TensorRef t = data ? tensor_from_data(data, nullptr) : Tensor::empty({0}, default_dtype());
     if (requires_grad) set_requires_grad(t, true);
     Owned object = check(wrap_as(type, std::move(t)));
-    if (recorder) tell_create(object.get(), data ? data : Py_None);
+    if (recorder && !(data && is_tensor(data))) {
+      tell_create(object.get(), data ? data : Py_None);
+    }
     return object.release();
   });
 }

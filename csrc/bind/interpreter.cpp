@@ -79,6 +79,17 @@ PythonRecorder& this_thread() {
 
 // --- what the core calls back --------------------------------------------------------------------
 
+// f(*args, **attributes); `names` are the attributes' names, then that of `extra` if it is given.
+Owned call_with_attributes(PyObject* f, Small<Owned, 8> args, const Op& op, const Attrs& attrs,
+                           PyObject* names, Owned extra = Owned()) {
+  const size_t positional = args.size();
+  for (Owned& value : attribute_values(op, attrs)) args.push_back(std::move(value));
+  if (extra) args.push_back(std::move(extra));
+  Small<PyObject*, 8> stack;
+  for (const Owned& o : args) stack.push_back(o.get());
+  return check(PyObject_Vectorcall(f, stack.data(), positional, names));
+}
+
 Tensors run_foreign(const Op& op, const Tensors& in, const Attrs& attrs, Tensor*) {
   static PyObject* impl = interned("impl").release();
   static PyObject* infer = interned("infer").release();
@@ -86,23 +97,44 @@ Tensors run_foreign(const Op& op, const Tensors& in, const Attrs& attrs, Tensor*
   bool meta = false;
   for (const TensorRef& t : in) meta |= t->device == Device::meta;
   Owned f = check(PyObject_GetAttr(python_op(op).object, meta ? infer : impl));
-  Owned args = wrap_tuple(in);
-  Owned kwargs = attributes_to_dict(op, attrs);
   Beneath beneath;
   NoGrad no_grad;
-  Owned result = check(PyObject_Call(f.get(), args.get(), kwargs.get()));
-  return unwrap_results(op, result.get());
+  Small<Owned, 8> args;
+  for (const TensorRef& t : in) args.push_back(check(wrap(t)));
+  PyObject* names = python_op(op).names;
+  return unwrap_results(op,
+                        call_with_attributes(f.get(), std::move(args), op, attrs, names).get());
 }
 
-// Op.selective: whether the vjp takes `needs`.  Asked once per op.
-bool is_selective(const Op& op) {
-  static std::vector<int8_t> known(size_t(op_count()), -1);
-  int8_t& answer = known[op.id];
-  if (answer < 0) {
+// For a vjp that takes `needs` (Op.selective), the attributes' names and that one; else null.
+PyObject* selective_names(const Op& op) {
+  struct Answer {
+    bool known = false;
+    PyObject* names = nullptr;
+  };
+  static std::vector<Answer> answers{size_t(op_count())};
+  Answer& answer = answers[op.id];
+  if (!answer.known) {
     Owned flag = check(PyObject_GetAttrString(python_op(op).object, "selective"));
-    answer = flag.get() == Py_True;
+    if (flag.get() == Py_True) {
+      Owned last = check(PyTuple_Pack(1, interned("needs").get()));
+      PyObject* names = python_op(op).names;
+      answer.names = names ? check(PySequence_Concat(names, last.get())).release() : last.release();
+    }
+    answer.known = true;
   }
-  return answer;
+  return answer.names;
+}
+
+// One bool per input: whether backward wants its gradient.
+Owned wanted_gradients(size_t inputs) {
+  const uint32_t wanted = vjp_needs();
+  Owned needs = check(PyTuple_New(Py_ssize_t(inputs)));
+  for (size_t i = 0; i < inputs; ++i) {
+    const bool need = i >= 32 || (wanted >> i & 1);
+    PyTuple_SET_ITEM(needs.get(), Py_ssize_t(i), PyBool_FromLong(need));
+  }
+  return needs;
 }
 
 Tensors call_vjp(const Op& op, const Tensors& grads, const Tensors& outputs, const Tensors& inputs,
@@ -110,27 +142,15 @@ Tensors call_vjp(const Op& op, const Tensors& grads, const Tensors& outputs, con
   static PyObject* vjp = interned("vjp").release();
   Gil gil;
   Owned f = check(PyObject_GetAttr(python_op(op).object, vjp));
-  Owned args = check(PyTuple_New(Py_ssize_t(2 + inputs.size())));
-  auto both = [&](const Tensors& ts) {
-    return op.outputs == 1 ? check(wrap(ts[0])) : wrap_tuple(ts);
-  };
-  PyTuple_SET_ITEM(args.get(), 0, both(grads).release());
-  PyTuple_SET_ITEM(args.get(), 1, both(outputs).release());
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    PyTuple_SET_ITEM(args.get(), Py_ssize_t(2 + i), check(wrap(inputs[i])).release());
+  Small<Owned, 8> args;
+  for (const Tensors* ts : {&grads, &outputs}) {
+    args.push_back(op.outputs == 1 ? check(wrap((*ts)[0])) : wrap_tuple(*ts));
   }
-  const bool selective = is_selective(op);
-  Owned kwargs = op.n_attrs || selective ? attributes_to_dict(op, attrs) : Owned();
-  if (selective) {
-    const uint32_t wanted = vjp_needs();
-    Owned needs = check(PyTuple_New(Py_ssize_t(inputs.size())));
-    for (size_t i = 0; i < inputs.size(); ++i) {
-      const bool need = i >= 32 || (wanted >> i & 1);
-      PyTuple_SET_ITEM(needs.get(), Py_ssize_t(i), PyBool_FromLong(need));
-    }
-    check_status(PyDict_SetItemString(kwargs.get(), "needs", needs.get()));
-  }
-  Owned result = check(PyObject_Call(f.get(), args.get(), kwargs.get()));
+  for (const TensorRef& t : inputs) args.push_back(check(wrap(t)));
+  PyObject* selective = selective_names(op);
+  Owned result = call_with_attributes(
+      f.get(), std::move(args), op, attrs, selective ? selective : python_op(op).names,
+      selective ? wanted_gradients(inputs.size()) : Owned());
   if (!PyTuple_Check(result.get()) || PyTuple_GET_SIZE(result.get()) != Py_ssize_t(inputs.size())) {
     raise(PyExc_TypeError, std::string(op.name) + ": the vjp must return a tuple of " +
                                std::to_string(inputs.size()) + " gradients");

@@ -57,8 +57,8 @@ class CompiledProgram {
       constants_.push_back(expect_tensor(object.ptr(), "program"));
       buffers_.at(size_t(buffer)) = constants_.back()->data();
     }
-    program_ = {words_.data(), starts_.data(), int32_t(workers), int32_t(epochs), bodies_.data(),
-                buffers_.data()};
+    program_ = {words_.data(),  starts_.data(),   int32_t(workers), int32_t(epochs),
+                bodies_.data(), buffers_.data(), &flag_};
   }
 
   void add_input(int buffer, const py::object& dtype, const py::object& shape) {

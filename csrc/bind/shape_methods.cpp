@@ -91,7 +91,9 @@ PyObject* squeeze(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject*
     static const Signature<1> signature{"squeeze", {"dim"}, 0};
     Arguments<1> a(signature, args, n, names);
     const TensorRef& x = tensor_of(self);
-    Dims dims = canonical_dims("squeeze", a[0], x->ndim());
+    // Unlike in a reduction, an empty sequence names no dimension.
+    bool none = a.has(0) && PySequence_Check(a[0]) && PySequence_Size(a[0]) == 0;
+    Dims dims = none ? Dims{} : canonical_dims("squeeze", a[0], x->ndim());
     Dims shape;
     for (size_t d = 0, k = 0; d < x->ndim(); ++d) {
       bool named = k < dims.size() && dims[k] == int64_t(d);
@@ -162,11 +164,6 @@ PyObject* storage_offset(PyObject* self, PyObject*) {
 }
 PyObject* element_size(PyObject* self, PyObject*) {
   return PyLong_FromSize_t(item_size(tensor_of(self)->dtype));
-}
-
-PyObject* contiguous_method(PyObject* self, PyObject*) {
-  if (tensor_of(self)->contiguous) return Py_NewRef(self);
-  return guarded([&] { return wrap(unary(*known.clone, tensor_of(self))); });
 }
 
 PyObject* matmul_method(PyObject* self, PyObject* other) {
@@ -240,7 +237,6 @@ PyMethodDef shape_methods[] = {
     EAGER_NOARGS("is_contiguous", is_contiguous, "Whether elements lie row-major without gaps."),
     EAGER_NOARGS("storage_offset", storage_offset, "Elements before the first in the storage."),
     EAGER_NOARGS("element_size", element_size, "Bytes of one element."),
-    EAGER_NOARGS("contiguous", contiguous_method, "The tensor itself, or a contiguous copy."),
     EAGER_ONE("matmul", matmul_method, "matmul(other)\n\nThe matrix product, as the @ operator."),
     EAGER_FAST("sum", sum_method,
                "sum(dim=None, keepdim=False, dtype=None)\n\nThe sum over all or some dimensions; "

@@ -231,6 +231,17 @@ bool looks_like_dtype(PyObject* o) {
   return is_dtype(o) || t == &PyFloat_Type || t == &PyLong_Type || t == &PyBool_Type;
 }
 
+void expect_memory_format(const char* what, PyObject* o) {
+  if (!o || o == Py_None) return;
+  Owned name(PyObject_GetAttrString(o, "name"));
+  const char* text = name && PyUnicode_Check(name.get()) ? PyUnicode_AsUTF8(name.get()) : nullptr;
+  PyErr_Clear();
+  const std::string given = text ? text : Py_TYPE(o)->tp_name;
+  if (given == "contiguous_format" || given == "preserve_format") return;
+  fail(ErrorKind::value, what, "this memory format is not supported",
+       "eager.contiguous_format or eager.preserve_format", given);
+}
+
 DType to_dtype(PyObject* o) {
   if (is_dtype(o)) return dtype_of(o);
   PyTypeObject* t = reinterpret_cast<PyTypeObject*>(o);

@@ -11,8 +11,27 @@ PyObject* detach(PyObject* self, PyObject*) {
   return guarded([&] { return wrap(call(*known.detach, {tensor_of(self)}, Attrs())); });
 }
 
-PyObject* clone(PyObject* self, PyObject*) {
-  return guarded([&] { return wrap(unary(*known.clone, tensor_of(self))); });
+// Reads the one argument of a method that takes only memory_format.
+void read_format(const char* what, PyObject* const* args, Py_ssize_t n, PyObject* names) {
+  if (n == 0 && !names) return;
+  const Signature<1> signature{what, {"memory_format"}, 0};
+  Arguments<1> a(signature, args, n, names);
+  expect_memory_format(what, a[0]);
+}
+
+PyObject* clone(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* names) {
+  return guarded([&] {
+    read_format("clone", args, n, names);
+    return wrap(unary(*known.clone, tensor_of(self)));
+  });
+}
+
+PyObject* contiguous(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* names) {
+  return guarded([&] {
+    read_format("contiguous", args, n, names);
+    if (tensor_of(self)->contiguous) return Py_NewRef(self);
+    return wrap(unary(*known.clone, tensor_of(self)));
+  });
 }
 
 TensorRef to_device(const TensorRef& x, Device device) {
@@ -32,9 +51,13 @@ PyObject* convert(PyObject* self, DType dtype, Device device, bool copy) {
 // to(dtype), to(device), to(device, dtype), to(other), with or without names.
 PyObject* to(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* names) {
   return guarded([&] {
-    static const Signature<7> signature{
-        "to", {"first", "second", "dtype", "device", "other", "copy", "non_blocking"}, 0, 2};
-    Arguments<7> a(signature, args, n, names);
+    static const Signature<8> signature{"to",
+                                        {"first", "second", "dtype", "device", "other", "copy",
+                                         "non_blocking", "memory_format"},
+                                        0,
+                                        2};
+    Arguments<8> a(signature, args, n, names);
+    expect_memory_format("to", a[7]);
     DType dtype = tensor_of(self)->dtype;
     Device device = tensor_of(self)->device;
     for (int i = 0; i < 5; ++i) {
@@ -53,8 +76,11 @@ PyObject* to(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* name
 }
 
 template <DType dtype>
-PyObject* to_fixed(PyObject* self, PyObject*) {
-  return guarded([&] { return convert(self, dtype, tensor_of(self)->device, false); });
+PyObject* to_fixed(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* names) {
+  return guarded([&] {
+    read_format("to", args, n, names);
+    return convert(self, dtype, tensor_of(self)->device, false);
+  });
 }
 PyObject* cpu(PyObject* self, PyObject*) {
   return guarded([&] { return convert(self, tensor_of(self)->dtype, Device::cpu, false); });
@@ -76,8 +102,11 @@ PyObject* copy_(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* n
   });
 }
 
-PyObject* fill_(PyObject* self, PyObject* value) {
+PyObject* fill_(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* names) {
   return guarded([&] {
+    static const Signature<1> signature{"fill_", {"value"}, 1};
+    Arguments<1> a(signature, args, n, names);
+    PyObject* value = a[0];
     const TensorRef& x = tensor_of(self);
     if (PyFloat_Check(value)) {
       fill(x, false, PyFloat_AS_DOUBLE(value), 0);
@@ -106,25 +135,29 @@ PyObject* zero_(PyObject* self, PyObject*) {
 
 PyMethodDef value_methods[] = {
     EAGER_NOARGS("detach", detach, "The same data, cut off from the tape."),
-    EAGER_NOARGS("clone", clone, "A copy; gradients flow through it."),
+    EAGER_FAST("clone", clone,
+               "clone(memory_format=preserve_format)\n\nA copy; gradients flow through it."),
+    EAGER_FAST("contiguous", contiguous,
+               "contiguous(memory_format=contiguous_format)\n\nThe tensor itself, or a contiguous "
+               "copy."),
     EAGER_FAST("to", to,
                "to(dtype), to(device), to(device, dtype), to(other), all with copy=False\n\nThe "
                "tensor converted; itself if nothing changes and copy is false."),
-    EAGER_NOARGS("float", to_fixed<DType::f32>, "to(float32)"),
-    EAGER_NOARGS("double", to_fixed<DType::f64>, "to(float64)"),
-    EAGER_NOARGS("half", to_fixed<DType::f16>, "to(float16)"),
-    EAGER_NOARGS("bfloat16", to_fixed<DType::bf16>, "to(bfloat16)"),
-    EAGER_NOARGS("char", to_fixed<DType::i8>, "to(int8)"),
-    EAGER_NOARGS("short", to_fixed<DType::i16>, "to(int16)"),
-    EAGER_NOARGS("int", to_fixed<DType::i32>, "to(int32)"),
-    EAGER_NOARGS("long", to_fixed<DType::i64>, "to(int64)"),
-    EAGER_NOARGS("byte", to_fixed<DType::u8>, "to(uint8)"),
-    EAGER_NOARGS("bool", to_fixed<DType::b8>, "to(bool): whether elements are not 0"),
+    EAGER_FAST("float", to_fixed<DType::f32>, "to(float32)"),
+    EAGER_FAST("double", to_fixed<DType::f64>, "to(float64)"),
+    EAGER_FAST("half", to_fixed<DType::f16>, "to(float16)"),
+    EAGER_FAST("bfloat16", to_fixed<DType::bf16>, "to(bfloat16)"),
+    EAGER_FAST("char", to_fixed<DType::i8>, "to(int8)"),
+    EAGER_FAST("short", to_fixed<DType::i16>, "to(int16)"),
+    EAGER_FAST("int", to_fixed<DType::i32>, "to(int32)"),
+    EAGER_FAST("long", to_fixed<DType::i64>, "to(int64)"),
+    EAGER_FAST("byte", to_fixed<DType::u8>, "to(uint8)"),
+    EAGER_FAST("bool", to_fixed<DType::b8>, "to(bool): whether elements are not 0"),
     EAGER_NOARGS("cpu", cpu, "to(\"cpu\")"),
     EAGER_ONE("type_as", type_as, "type_as(other)\n\nto the dtype and device of `other`."),
     EAGER_FAST("copy_", copy_,
                "copy_(src, non_blocking=False)\n\nWrites `src`, broadcast and converted."),
-    EAGER_ONE("fill_", fill_, "fill_(value)\n\nWrites one number everywhere."),
+    EAGER_FAST("fill_", fill_, "fill_(value)\n\nWrites one number everywhere."),
     EAGER_NOARGS("zero_", zero_, "Writes 0 everywhere."),
     {nullptr}};
 

@@ -40,16 +40,19 @@ void move_row(char* dst, int64_t ds, const char* src, int64_t ss, int64_t n) {
 CopyRow pick_row(DType to, DType from) {
   if (to == from) {
     switch (item_size(to)) {
-      case 1: return move_row<uint8_t>;
-      case 2: return move_row<uint16_t>;
-      case 4: return move_row<uint32_t>;
-      default: return move_row<uint64_t>;
+      case 1:
+        return move_row<uint8_t>;
+      case 2:
+        return move_row<uint16_t>;
+      case 4:
+        return move_row<uint32_t>;
+      default:
+        return move_row<uint64_t>;
     }
   }
   return with_type(to, [&](auto d) -> CopyRow {
-    return with_type(from, [&](auto s) -> CopyRow {
-      return convert_row<decltype(d), decltype(s)>;
-    });
+    return with_type(from,
+                     [&](auto s) -> CopyRow { return convert_row<decltype(d), decltype(s)>; });
   });
 }
 
@@ -63,13 +66,11 @@ CopyDims copy_dims(const Tensor& src, const Tensor& dst) {
   CopyDims dims;
   for (size_t d = 0; d < dst.ndim(); ++d)
     if (dst.shape[d] != 1) dims.push_back({dst.shape[d], dst.strides[d], src.strides[d]});
-  std::stable_sort(dims.begin(), dims.end(), [](const Dim& a, const Dim& b) {
-    return std::abs(a.ds) > std::abs(b.ds);
-  });
+  std::stable_sort(dims.begin(), dims.end(),
+                   [](const Dim& a, const Dim& b) { return std::abs(a.ds) > std::abs(b.ds); });
   CopyDims merged;
   for (const Dim& d : dims) {
-    if (!merged.empty() && merged.back().ds == d.ds * d.size &&
-        merged.back().ss == d.ss * d.size) {
+    if (!merged.empty() && merged.back().ds == d.ds * d.size && merged.back().ss == d.ss * d.size) {
       merged.back() = {merged.back().size * d.size, d.ds, d.ss};
     } else {
       merged.push_back(d);
@@ -146,8 +147,8 @@ constexpr int64_t kGrain = 32768;  // elements worth a thread
 
 void copy_into(const Tensor& src, const Tensor& dst) {
   if (dst.numel == 0) return;
-  Copy copy{copy_dims(src, dst), pick_row(dst.dtype, src.dtype), dst.data(), src.data(),
-            int64_t(item_size(dst.dtype)), int64_t(item_size(src.dtype))};
+  Copy copy{copy_dims(src, dst), pick_row(dst.dtype, src.dtype), dst.data(),
+            src.data(),          int64_t(item_size(dst.dtype)),  int64_t(item_size(src.dtype))};
   const size_t n = copy.dims.size();
   LongWork long_work(dst.numel > (1 << 20));
   // Move the dimension in which src is dense next to the last.
@@ -155,7 +156,8 @@ void copy_into(const Tensor& src, const Tensor& dst) {
     for (size_t k = 0; k + 1 < n; ++k) {
       if (copy.dims[k].ss != 1) continue;
       std::rotate(copy.dims.begin() + k, copy.dims.begin() + k + 1, copy.dims.begin() + n - 1);
-      const int64_t rows = copy.dims[n - 2].size, tile_rows = (rows + Copy::kTile - 1) / Copy::kTile;
+      const int64_t rows = copy.dims[n - 2].size,
+                    tile_rows = (rows + Copy::kTile - 1) / Copy::kTile;
       const int64_t tiles = dst.numel / (rows * copy.dims[n - 1].size) * tile_rows;
       const int64_t per_tile = std::max<int64_t>(1, dst.numel / tiles);
       parallel_for(tiles, std::max<int64_t>(1, kGrain / per_tile),

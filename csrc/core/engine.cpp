@@ -88,6 +88,7 @@ class Backward {
   void prune();
   void ready(uint32_t task);
   void run_task(uint32_t task);
+  void hand_out(const Task& task, const Tensors& grads);
   void collect(Task& task, const Edge& edge, const Node& from, TensorRef gradient);
 
   const bool keep_graph_, create_graph_, accumulate_;
@@ -248,6 +249,19 @@ void Backward::collect(Task& task, const Edge& edge, const Node& from, TensorRef
   slot = slot ? add_gradients(std::move(slot), std::move(g), create_graph_) : std::move(g);
 }
 
+void Backward::hand_out(const Task& task, const Tensors& grads) {
+  Small<bool, 4> stored(grads.size(), false);  // a tensor may be named twice
+  for (uint32_t c = task.capture; c != kNone; c = captures_[c].next) {
+    const Capture& wanted = captures_[c];
+    const TensorRef& g = captured_[wanted.input] = grads[wanted.output];
+    Tensor& t = *inputs_[wanted.input];
+    if (!accumulate_ || !g || stored[wanted.output]) continue;
+    stored[wanted.output] = true;
+    // run_hooks() has stored what is retained.
+    if (!t.autograd->retains_grad) add_to_grad(t, g, create_graph_);
+  }
+}
+
 void Backward::run_task(uint32_t index) {
   Task& task = tasks_[index];
   Node& node = *task.node;
@@ -259,12 +273,7 @@ void Backward::run_task(uint32_t index) {
   }
   task.grads.clear();
   if (any && node.extras) run_hooks(node, grads, create_graph_);
-  for (uint32_t c = task.capture; c != kNone; c = captures_[c].next) {
-    const Capture& wanted = captures_[c];
-    captured_[wanted.input] = grads[wanted.output];
-    if (accumulate_ && grads[wanted.output])
-      add_to_grad(*inputs_[wanted.input], grads[wanted.output], create_graph_);
-  }
+  if (task.capture != kNone) hand_out(task, grads);
   if (!task.walk) return;
   Tensors results;
   if (any) {
@@ -279,8 +288,7 @@ void Backward::run_task(uint32_t index) {
     if (!node.next[i].node) continue;
     const Edge& edge = node.next[i];
     const uint32_t child = index_.find(edge.node.get());
-    if (i < results.size() && results[i])
-      collect(tasks_[child], edge, node, std::move(results[i]));
+    if (i < results.size() && results[i]) collect(tasks_[child], edge, node, std::move(results[i]));
     if (--tasks_[child].pending == 0) ready(child);
   }
 }
@@ -322,9 +330,14 @@ TensorRef filled(const Spec& spec, double value) {
   Attrs attrs;
   for (int i = 0; i < full.n_attrs; ++i) {
     switch (full.attr_types[i]) {
-      case AttrType::floating: attrs.floating(value); break;
-      case AttrType::ints: attrs.ints(spec.shape); break;
-      default: attrs.integer(int64_t(spec.dtype));
+      case AttrType::floating:
+        attrs.floating(value);
+        break;
+      case AttrType::ints:
+        attrs.ints(spec.shape);
+        break;
+      default:
+        attrs.integer(int64_t(spec.dtype));
     }
   }
   return recorder ? dispatch(full, {}, attrs)[0] : full.kernel(full, {}, attrs, nullptr)[0];

@@ -97,9 +97,8 @@ void blas_gemm(CblasGemm<T> call, const Gemm& g) {
   if (!operand(g.m, g.k, g.a_row, g.a_col, &a) || !operand(g.k, g.n, g.b_row, g.b_col, &b))
     __builtin_unreachable();  // callers check blas_layout()
   const int ldc = int(g.m == 1 ? g.n : g.c_row);
-  call(kRowMajor, a.trans, b.trans, int(g.m), int(g.n), int(g.k), T(1),
-       static_cast<const T*>(g.a), a.ld, static_cast<const T*>(g.b), b.ld, T(g.accumulate),
-       static_cast<T*>(g.c), ldc);
+  call(kRowMajor, a.trans, b.trans, int(g.m), int(g.n), int(g.k), T(1), static_cast<const T*>(g.a),
+       a.ld, static_cast<const T*>(g.b), b.ld, T(g.accumulate), static_cast<T*>(g.c), ldc);
 }
 
 // Panels of b that stay in the second-level cache, rows of c in the first.
@@ -137,14 +136,22 @@ void plain_gemm(const Gemm& g) {
 void run_gemm(const Gemm& g, const Blas* blas) {
   if (g.m == 0 || g.n == 0) return;
   switch (g.dtype) {
-    case DType::f32: return blas ? blas_gemm(blas->sgemm, g) : plain_gemm<float>(g);
-    case DType::f64: return blas ? blas_gemm(blas->dgemm, g) : plain_gemm<double>(g);
-    case DType::i8: return plain_gemm<int8_t>(g);
-    case DType::i16: return plain_gemm<int16_t>(g);
-    case DType::i32: return plain_gemm<int32_t>(g);
-    case DType::i64: return plain_gemm<int64_t>(g);
-    case DType::u8: return plain_gemm<uint8_t>(g);
-    default: __builtin_unreachable();  // matmul converts or rejects the others
+    case DType::f32:
+      return blas ? blas_gemm(blas->sgemm, g) : plain_gemm<float>(g);
+    case DType::f64:
+      return blas ? blas_gemm(blas->dgemm, g) : plain_gemm<double>(g);
+    case DType::i8:
+      return plain_gemm<int8_t>(g);
+    case DType::i16:
+      return plain_gemm<int16_t>(g);
+    case DType::i32:
+      return plain_gemm<int32_t>(g);
+    case DType::i64:
+      return plain_gemm<int64_t>(g);
+    case DType::u8:
+      return plain_gemm<uint8_t>(g);
+    default:
+      __builtin_unreachable();  // matmul converts or rejects the others
   }
 }
 
@@ -213,10 +220,10 @@ void gemm_tile(void* const* buffers, const int64_t* ins) {
   g.accumulate = c[4] != 0;
   // Bodies must not throw: without a BLAS library, or with strides that it cannot read, the
   // plain loops give the same result slowly.
-  const Blas* blas = blas_layout(g.m, g.k, g.a_row, g.a_col) &&
-                             blas_layout(g.k, g.n, g.b_row, g.b_col)
-                         ? loaded.load(std::memory_order_acquire)
-                         : nullptr;
+  const Blas* blas =
+      blas_layout(g.m, g.k, g.a_row, g.a_col) && blas_layout(g.k, g.n, g.b_row, g.b_col)
+          ? loaded.load(std::memory_order_acquire)
+          : nullptr;
   const int64_t item = int64_t(item_size(g.dtype));
   for (int64_t i = 0; i < batch; ++i) {
     g.a = static_cast<const char*>(buffers[a[0]]) + (a[1] + i * a[4]) * item;

@@ -7,8 +7,12 @@
 
 namespace eager::core {
 
-struct f16 { uint16_t bits; };
-struct bf16 { uint16_t bits; };
+struct f16 {
+  uint16_t bits;
+};
+struct bf16 {
+  uint16_t bits;
+};
 
 namespace detail {
 static inline uint32_t float_bits(float x) {

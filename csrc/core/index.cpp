@@ -94,8 +94,8 @@ void check_vector(const Op& op, const Tensor& index) {
 
 // How gather and scatter_add walk: rows along the last dimension of the index.
 struct LineWalk {
-  const Dims& shape;         // the index's
-  size_t dim;                // the indexed dimension
+  const Dims& shape;                  // the index's
+  size_t dim;                         // the indexed dimension
   const Dims &x_strides, &s_strides;  // of the indexed tensor, of the dense one
 
   // Calls row(x_offset, dense_offset, index_offset) for rows [begin, end).
@@ -164,14 +164,19 @@ Tensors kernel_index_select(const Op& op, const Tensors& in, const Attrs& attrs,
       // A constant size lets the compiler turn the copy into one move.
       const size_t size = bytes ? size_t(bytes) : row;
       for (int64_t i = a; i < b; ++i)
-        std::memcpy(dst + size_t(i) * size,
-                    src + size_t(i / count * n + at[i % count]) * size, size);
+        std::memcpy(dst + size_t(i) * size, src + size_t(i / count * n + at[i % count]) * size,
+                    size);
     });
   };
   switch (row) {
-    case 4: copy_rows(std::integral_constant<int, 4>{}); break;
-    case 8: copy_rows(std::integral_constant<int, 8>{}); break;
-    default: copy_rows(0);
+    case 4:
+      copy_rows(std::integral_constant<int, 4>{});
+      break;
+    case 8:
+      copy_rows(std::integral_constant<int, 8>{});
+      break;
+    default:
+      copy_rows(0);
   }
   return {y};
 }
@@ -212,8 +217,7 @@ Tensors write_rows(const Op& op, const Tensors& in, const Attrs& attrs, Tensor* 
       // At least a cache line each, so that workers do not share one.
       const int64_t columns = std::max(grain(count), int64_t(64 / sizeof(T)));
       parallel_for(inner, columns, [&](int64_t a, int64_t b) {
-        for (int64_t i = 0; i < count; ++i)
-          row(dst + at[i] * inner + a, s + i * inner + a, b - a);
+        for (int64_t i = 0; i < count; ++i) row(dst + at[i] * inner + a, s + i * inner + a, b - a);
       });
     }
   });
@@ -250,16 +254,22 @@ Tensors kernel_gather(const Op& op, const Tensors& in, const Attrs& attrs, Tenso
     T* dst = y->as<T>();
     parallel_for(index->numel / line, grain(line), [&](int64_t a, int64_t b) {
       walk.rows(a, b, [&](int64_t xo, int64_t, int64_t io) {
-        for (int64_t j = 0; j < line; ++j)
-          dst[io + j] = src[xo + j * step + at[io + j] * stride];
+        for (int64_t j = 0; j < line; ++j) dst[io + j] = src[xo + j * step + at[io + j] * stride];
       });
     });
   };
   switch (item_size(x->dtype)) {
-    case 1: run(uint8_t{}); break;
-    case 2: run(uint16_t{}); break;
-    case 4: run(uint32_t{}); break;
-    default: run(uint64_t{});
+    case 1:
+      run(uint8_t{});
+      break;
+    case 2:
+      run(uint16_t{});
+      break;
+    case 4:
+      run(uint32_t{});
+      break;
+    default:
+      run(uint64_t{});
   }
   return {y};
 }

@@ -86,9 +86,9 @@ Tensors kernel_matmul(const Op& op, const Tensors& in, const Attrs& attrs, Tenso
     fail(ErrorKind::dtype, op.name, "not defined for bool", "a number type", "bool",
          "convert with .float()");
   const size_t a_nd = in[0]->ndim(), b_nd = in[1]->ndim();
-  const Dims batch = broadcast_shapes(
-      op.name, Dims(in[0]->shape.begin(), in[0]->shape.begin() + (a_nd - 2)),
-      Dims(in[1]->shape.begin(), in[1]->shape.begin() + (b_nd - 2)));
+  const Dims batch =
+      broadcast_shapes(op.name, Dims(in[0]->shape.begin(), in[0]->shape.begin() + (a_nd - 2)),
+                       Dims(in[1]->shape.begin(), in[1]->shape.begin() + (b_nd - 2)));
   Dims shape = batch;
   shape.push_back(in[0]->shape[a_nd - 2]);
   shape.push_back(in[1]->shape[b_nd - 1]);
@@ -103,11 +103,12 @@ Tensors kernel_matmul(const Op& op, const Tensors& in, const Attrs& attrs, Tenso
   const size_t item = item_size(compute);
   if (y->numel && a.cols == 0) std::memset(y->data(), 0, size_t(y->numel) * item);
   if (y->numel && a.cols) {
-    Gemm g{compute, a.rows, b.cols, a.cols, a.tensor->data(), a.row_stride, a.col_stride,
-           b.tensor->data(), b.row_stride, b.col_stride, y->data(), b.cols, false};
+    Gemm g{
+        compute,      a.rows,           b.cols,       a.cols,       a.tensor->data(), a.row_stride,
+        a.col_stride, b.tensor->data(), b.row_stride, b.col_stride, y->data(),        b.cols,
+        false};
     if (count > 1 && b.is_shared() && a.is_tall(batch) && count * g.m <= INT_MAX &&
-        (!is_floating(compute) ||
-         blas_layout(count * g.m, g.k, a.row_stride, a.col_stride))) {
+        (!is_floating(compute) || blas_layout(count * g.m, g.k, a.row_stride, a.col_stride))) {
       g.m *= count;
       count = 1;
     }

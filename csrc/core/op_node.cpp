@@ -109,7 +109,7 @@ bool OpNode::save_inputs(const Tensors& in) {
       saves_ = true;
     } else if (next[i].node) {
       inputs_.emplace_back();
-    } else if (x->ndim() == 0) {
+    } else if (x->weak) {  // a number: smaller than its description
       inputs_.emplace_back(x, 0u, true);
     } else {
       inputs_.emplace_back(TensorRef(), 0u, true);
@@ -164,8 +164,7 @@ void OpNode::check_kept() const {
 }
 
 [[noreturn]] void changed(const Op& op, const std::string& what, uint32_t then, uint32_t now) {
-  fail(ErrorKind::version, op.name,
-       "a tensor that its gradient needs was changed in place",
+  fail(ErrorKind::version, op.name, "a tensor that its gradient needs was changed in place",
        what + " at version " + std::to_string(then), "version " + std::to_string(now),
        "clone() the tensor before changing it, or use the operation that is not in place");
 }
@@ -183,11 +182,11 @@ TensorRef OpNode::output(size_t i) {
   if (saved.version != saved.storage->version)
     changed(op_, "output of shape " + to_string(outputs[i].shape), saved.version,
             saved.storage->version);
-  if (saved.tensor) return TensorRef(saved.tensor);
+  if (saved.tensor && saved.meta->node.get() == this) return TensorRef(saved.tensor);
   const Spec& spec = outputs[i];
-  TensorRef y = Tensor::view(*Tensor::over(saved.storage, spec.shape, spec.dtype), spec.shape,
-                             saved.strides ? *saved.strides : contiguous_strides(spec.shape),
-                             saved.offset);
+  TensorRef y =
+      Tensor::view(*Tensor::over(saved.storage, spec.shape, spec.dtype), spec.shape,
+                   saved.strides ? *saved.strides : contiguous_strides(spec.shape), saved.offset);
   y->is_view = false;
   if (is_floating(y->dtype)) {
     y->meta().node = Ref<Node>(this);
@@ -217,8 +216,10 @@ TensorRef OpNode::recorded_input(size_t i) const {
   const TensorRef& x = input(i);
   const Edge& edge = next[i];
   const AutogradMeta* meta = x->autograd;
-  const Node* node = !meta ? nullptr : meta->node ? meta->node.get() :
-                     meta->requires_grad ? meta->accumulator.get() : nullptr;
+  const Node* node = !meta                 ? nullptr
+                     : meta->node          ? meta->node.get()
+                     : meta->requires_grad ? meta->accumulator.get()
+                                           : nullptr;
   if (node == edge.node.get() && (!node || !meta->node || meta->output == edge.output)) return x;
   TensorRef alias = Tensor::view(*x, x->shape, x->strides, x->offset);
   alias->is_view = false;

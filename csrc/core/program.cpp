@@ -27,13 +27,18 @@ struct Launch {
     for (; at < end; at += at[0]) p.bodies[at[1]](p.buffers, at + 2);
   }
 
+  // Bodies set the word without synchronisation; the barrier between epochs orders it.
+  bool stopped() const {
+    return program.stop && __atomic_load_n(program.stop, __ATOMIC_RELAXED) != 0;
+  }
+
   // A thread whose body has thrown still meets the others at every barrier.
   void run_thread(int thread) {
     for (int32_t epoch = 0; epoch < program.epochs; ++epoch) {
       if (epoch) barrier.wait();
       try {
         for (int32_t w = thread; w < program.workers; w += threads) {
-          if (failed.load(std::memory_order_relaxed)) break;
+          if (failed.load(std::memory_order_relaxed) || stopped()) break;
           run_list(int64_t(epoch) * program.workers + w);
         }
       } catch (...) {

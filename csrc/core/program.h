@@ -15,6 +15,7 @@ struct Program {
   int32_t workers, epochs;     // a barrier stands between epochs
   const Body* bodies;
   void* const* buffers;
+  const int64_t* stop = nullptr;  // set by a body that failed: epochs to come do nothing
 };
 
 // One launch.  Workers beyond num_threads() are run by the threads there are, epoch by epoch.

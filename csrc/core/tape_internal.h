@@ -25,7 +25,7 @@ struct Watched {
   const AutogradMeta* meta = nullptr;
   uint32_t output = 0;
 };
-void watch(Node& node, Tensor& t);         // makes `node` the watcher; an earlier one forgets t
+void watch(Node& node, Tensor& t);  // makes `node` the watcher; an earlier one forgets t
 
 struct Hook {
   uint64_t id;

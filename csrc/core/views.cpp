@@ -7,9 +7,8 @@
 namespace eager::core {
 namespace {
 
-[[noreturn]] void bad_shape(const char* op, const std::string& problem,
-                            const std::string& expected, const std::string& given,
-                            const std::string& hint = "") {
+[[noreturn]] void bad_shape(const char* op, const std::string& problem, const std::string& expected,
+                            const std::string& given, const std::string& hint = "") {
   fail(ErrorKind::shape, op, problem, expected, given, hint);
 }
 
@@ -38,7 +37,9 @@ bool view_strides(const Tensor& x, const Dims& shape, Dims* strides) {
     return true;
   }
   // Merge x's dimensions into runs that are contiguous among themselves.
-  struct Run { int64_t size, stride; };
+  struct Run {
+    int64_t size, stride;
+  };
   Small<Run, 6> runs;
   for (size_t d = 0; d < x.ndim(); ++d) {
     const int64_t n = x.shape[d], s = x.strides[d];
@@ -82,14 +83,12 @@ Tensors kernel_reshape(const Op& op, const Tensors& in, const Attrs& attrs, Tens
   int64_t count = 1;
   bool fits = true;
   for (int64_t n : shape) {
-    if (n < 0)
-      bad_shape(op.name, "negative size", "sizes that are not negative", to_string(shape));
+    if (n < 0) bad_shape(op.name, "negative size", "sizes that are not negative", to_string(shape));
     fits &= !__builtin_mul_overflow(count, n, &count);
   }
   if (!fits || count != x.numel)
     bad_shape(op.name, "the shape does not hold the tensor's elements",
-              std::to_string(x.numel) + " elements, as in " + to_string(x.shape),
-              to_string(shape));
+              std::to_string(x.numel) + " elements, as in " + to_string(x.shape), to_string(shape));
   Dims strides;
   if (view_strides(x, shape, &strides)) return {Tensor::view(x, shape, strides, x.offset)};
   TensorRef packed = contiguous(in[0]);
@@ -218,16 +217,15 @@ void check_region(const char* op, const Dims& shape, const Dims& starts, const D
   check_counts(op, "steps", steps.size(), shape.size());
   for (size_t d = 0; d < shape.size(); ++d) {
     if (steps[d] < 1)
-      fail(ErrorKind::value, op, "steps must be positive", "steps of at least 1",
-           to_string(steps), "flip the tensor first");
+      fail(ErrorKind::value, op, "steps must be positive", "steps of at least 1", to_string(steps),
+           "flip the tensor first");
     const bool empty = sizes[d] == 0;
     if (sizes[d] < 0 || starts[d] < 0 ||
-        (!empty && (starts[d] >= shape[d] ||
-                    (shape[d] - 1 - starts[d]) / steps[d] < sizes[d] - 1)))
+        (!empty && (starts[d] >= shape[d] || (shape[d] - 1 - starts[d]) / steps[d] < sizes[d] - 1)))
       fail(ErrorKind::index, op, "the region leaves dimension " + std::to_string(d),
            "indices in [0, " + std::to_string(shape[d]) + ")",
-           "start " + std::to_string(starts[d]) + ", size " + std::to_string(sizes[d]) +
-               ", step " + std::to_string(steps[d]));
+           "start " + std::to_string(starts[d]) + ", size " + std::to_string(sizes[d]) + ", step " +
+               std::to_string(steps[d]));
   }
 }
 

@@ -49,11 +49,13 @@ TEST(index_add_accumulates) {
   CHECK_FAILS(shape, call("index_add", {x, positions({2}, {0, 1}), src}, dim(0)));
   // Wide enough to be split over workers.
   const TensorRef wide = floats({8, 40000}, [](int64_t i) { return float(i % 5); });
-  const TensorRef sum = call("index_add", {floats({2, 40000}, [](int64_t) { return 0.0f; }),
-                                           positions({8}, {0, 1, 0, 1, 0, 1, 0, 1}), wide}, dim(0));
+  const TensorRef sum = call("index_add",
+                             {floats({2, 40000}, [](int64_t) { return 0.0f; }),
+                              positions({8}, {0, 1, 0, 1, 0, 1, 0, 1}), wide},
+                             dim(0));
   for (int64_t j : {0, 1, 39999}) {
-    CHECK(at(sum, j) == at(wide, j) + at(wide, 80000 + j) + at(wide, 160000 + j) +
-                            at(wide, 240000 + j));
+    CHECK(at(sum, j) ==
+          at(wide, j) + at(wide, 80000 + j) + at(wide, 160000 + j) + at(wide, 240000 + j));
   }
 }
 

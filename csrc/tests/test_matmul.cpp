@@ -59,7 +59,8 @@ TensorRef strided(const TensorRef& t) {  // every second element of the last dim
 
 TEST(matmul_layouts) {
   if (!has_blas()) return;
-  for (const Dims& s : {Dims{5, 7, 3}, Dims{1, 1, 1}, Dims{1, 9, 4}, Dims{6, 1, 2}, Dims{4, 5, 1}}) {
+  for (const Dims& s :
+       {Dims{5, 7, 3}, Dims{1, 1, 1}, Dims{1, 9, 4}, Dims{6, 1, 2}, Dims{4, 5, 1}}) {
     const int64_t m = s[0], n = s[1], k = s[2];
     for (DType t : {DType::f32, DType::f64}) {
       const TensorRef a = cast(floats({m, k}), t), b = cast(floats({k, n}), t);

@@ -34,8 +34,8 @@ Tensors python_vjp(const Op& op, const Tensors& g, const Tensors& y, const Tenso
     AttrReader reader(attrs);
     const Dims starts = reader.ints(), sizes = reader.ints(), steps = reader.ints();
     const Attrs region = Attrs().ints(starts).ints(sizes).ints(steps);
-    const TensorRef zero = cast(call("expand", {Tensor::scalar(0.0)}, Attrs().ints(sizes)),
-                                g[0]->dtype);
+    const TensorRef zero =
+        cast(call("expand", {Tensor::scalar(0.0)}, Attrs().ints(sizes)), g[0]->dtype);
     return {call("slice_scatter", {g[0], zero}, region),
             call("slice", {g[0]}, Attrs(region).ints(Dims{}))};
   }
@@ -169,6 +169,15 @@ TEST(in_place_ops_are_recorded) {
   CHECK_FAILS(autograd, call("mul", {view, constant(1)}));
 }
 
+TEST(in_place_ops_on_constants) {
+  const TensorRef w = leaf(floats({}, [](int64_t) { return 3.0f; }));
+  const TensorRef x = floats({}, [](int64_t) { return 2.0f; });
+  dispatch(named("mul"), {x, w}, {}, x.get());
+  dispatch(named("add"), {x, w}, {}, x.get());
+  backward(x);
+  CHECK(at(x, 0) == 9 && equals(grad_of(w), {3}));
+}
+
 TEST(assignment_to_a_region) {
   const TensorRef a = leaf({1, 2, 3}), v = leaf({7});
   const TensorRef x = call("mul", {a, constant(2)});
@@ -215,6 +224,9 @@ TEST(grad_of_chosen_tensors) {
   CHECK(!a->meta().grad && !b->meta().grad);
   run_backward({y}, {}, {b}, true, false, true);
   CHECK(!a->meta().grad && equals(grad_of(b), {6, 32}));
+  retain_grad(*h);
+  run_backward({y}, {}, {a, h, a}, true, false, true);
+  CHECK(equals(grad_of(a), {18, 64}) && equals(grad_of(h), {6, 16}));
   CHECK_FAILS(autograd, run_backward({y}, {}, {floats({2})}, true, false, false));
   // Several outputs, one inside the history of the other.
   const Tensors both = run_backward({y, total(h)}, {}, {h, a}, true, false, false);
@@ -337,8 +349,8 @@ struct Counter final : Recorder {
     for (const TensorRef& t : out) alive.push_back(t);
     return out;
   }
-  void process_multi(const Op&, const std::vector<Tensors>&,
-                     const std::vector<Tensors>&) override {}
+  void process_multi(const Op&, const std::vector<Tensors>&, const std::vector<Tensors>&) override {
+  }
   void grad_written(Tensor&) override { ++grads; }
 };
 }  // namespace

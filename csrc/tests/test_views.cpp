@@ -93,8 +93,7 @@ TEST(copies_between_layouts) {
     const TensorRef view = call("permute", {x}, ints(order));
     CHECK(same_values(view, contiguous(view)));
     const TensorRef large = floats({80, 80, 80}, [](int64_t) { return 7.0f; });
-    const TensorRef part =
-        Tensor::view(*large, view->shape, large->strides, large->strides[0] + 2);
+    const TensorRef part = Tensor::view(*large, view->shape, large->strides, large->strides[0] + 2);
     copy_into(*view, *part);
     CHECK(same_values(view, part));
     CHECK(at(large, 0) == 7 && at(large, large->numel - 1) == 7);
@@ -103,10 +102,12 @@ TEST(copies_between_layouts) {
 }
 
 TEST(conversions) {
-  const float values[] = {0, -0.0f, 1, -1.5f, 3.999f, -7, 65504, 65520, 1e-7f, 6e-8f, INFINITY, 1e30f};
+  const float values[] = {0,     -0.0f, 1,     -1.5f, 3.999f,   -7,
+                          65504, 65520, 1e-7f, 6e-8f, INFINITY, 1e30f};
   const TensorRef x = floats({12}, [&](int64_t i) { return values[i]; });
   const TensorRef h = cast(cast(x, DType::f16), DType::f32);
-  CHECK(at(h, 4) == 3.998046875 && at(h, 6) == 65504 && at(h, 7) == INFINITY && at(h, 10) == INFINITY);
+  CHECK(at(h, 4) == 3.998046875 && at(h, 6) == 65504 && at(h, 7) == INFINITY &&
+        at(h, 10) == INFINITY);
   CHECK(at(h, 8) == 0x1p-23 && at(h, 9) == 0x1p-24);
   const TensorRef b = cast(cast(x, DType::bf16), DType::f32);
   CHECK(at(b, 3) == -1.5 && at(b, 10) == INFINITY && at(b, 6) == 65536);
@@ -126,9 +127,9 @@ TEST(cat_pieces) {
   const TensorRef y = call("cat", {a, transposed(transposed(b)), a}, Attrs().integer(1));
   CHECK((y->shape == Dims{2, 8}) && at(y, 3) == at(b, 0) && at(y, 8 + 5) == at(a, 3));
   CHECK(call("cat", {a, floats({0})}, Attrs().integer(0))->numel == 6);
-  const TensorRef mixed = call("cat", {longs({2}, [](int64_t i) { return i; }),
-                                       floats({1}, [](int64_t) { return 0.5f; })},
-                               Attrs().integer(0));
+  const TensorRef mixed = call(
+      "cat", {longs({2}, [](int64_t i) { return i; }), floats({1}, [](int64_t) { return 0.5f; })},
+      Attrs().integer(0));
   CHECK(mixed->dtype == DType::f32 && at(mixed, 1) == 1 && at(mixed, 2) == 0.5);
   CHECK_FAILS(shape, call("cat", {a, b}, Attrs().integer(0)));
   CHECK_FAILS(index, call("cat", {a, b}, Attrs().integer(2)));

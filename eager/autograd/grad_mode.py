@@ -88,6 +88,7 @@ class set_grad_enabled(_GradMode):
         _C.set_grad_mode(self.mode)
 
     def __call__(self, function: F) -> F:
+        """Decorates a function, which is all that then has the mode."""
         _C.set_grad_mode(self._outer)
         return super().__call__(function)
 

@@ -16,13 +16,15 @@ from eager.ops import (
     random_ops,
     reduce,
     shape,
+    sorting,
+    trigonometry,
     unary,
     update,
 )
 
 __all__ = [
     "arithmetic", "comparison", "contract", "create", "index", "random_ops", "reduce", "shape",
-    "unary", "update",
+    "sorting", "trigonometry", "unary", "update",
 ]  # fmt: skip
 
 if op._make_callable is not None:  # not while the extension is being generated

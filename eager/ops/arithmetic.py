@@ -105,13 +105,14 @@ def _precise(x: Any, like: Any) -> Any:
     return cast(x, like.dtype) if getattr(x, "_is_weak", False) else x
 
 
-def _pow_vjp(g: Any, y: Any, a: Any, b: Any) -> tuple[Any, Any]:
+def _pow_vjp(
+    g: Any, y: Any, a: Any, b: Any, *, needs: tuple[bool, ...] = (True, True)
+) -> tuple[Any, Any]:
     a, b = _precise(a, g), _precise(b, g)
-    return (
-        g * where(eq(b, 0.0), 0.0, b * pow(a, b - 1.0)),
-        # at a = 0 the slope of a^b in b is 0 for b >= 0, where 0 * log(0) would be NaN
-        g * where(eq(a, 0.0) & (b >= 0.0), 0.0, y * log(a)),
-    )
+    grad_a = g * where(eq(b, 0.0), 0.0, b * pow(a, b - 1.0)) if needs[0] else None
+    # at a = 0 the slope of a^b in b is 0 for b >= 0, where 0 * log(0) would be NaN
+    zero = eq(a, 0.0) & (b >= 0.0)
+    return grad_a, g * where(zero, 0.0, y * log(a)) if needs[1] else None
 
 
 pow = elementwise(

@@ -23,6 +23,14 @@ def _rows(x: Any) -> Any:
     return reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
 
 
+def _matmul_as(a: Any, b: Any, like: Any) -> Any:
+    """`a` @ `b`, laid out in memory as `like` is: the gradient of a transposed weight is then
+    packed once it is transposed back, and optimizers read it at full speed."""
+    if like.shape[-1] > 1 and like.stride()[-2:] == (1, like.shape[-2]):
+        return transposed(matmul(transposed(b), transposed(a)))
+    return matmul(a, b)
+
+
 def _matmul_vjp(
     g: Any, _y: Any, a: Any, b: Any, *, needs: tuple[bool, ...] = (True, True)
 ) -> tuple[Any, Any]:
@@ -31,8 +39,8 @@ def _matmul_vjp(
         return grad_a, None
     if b.ndim == 2 and a.ndim > 2:
         # one product of tall matrices, not a sum over the batch of small ones
-        return grad_a, matmul(transposed(_rows(a)), _rows(g))
-    return grad_a, sum_to(matmul(transposed(a), g), b.shape)
+        return grad_a, _matmul_as(transposed(_rows(a)), _rows(g), b)
+    return grad_a, sum_to(_matmul_as(transposed(a), g, b), b.shape)
 
 
 matmul = structural(

@@ -68,7 +68,8 @@ def _in_place_function(name: str) -> Callable[..., Any]:
     fn = getattr(f, name)
 
     def method(self: _C.Tensor, *args: Any, **kwargs: Any) -> _C.Tensor:
-        result = fn(self, *args, **kwargs)
+        # What the tape saves of the input must not be overwritten by the result.
+        result = fn(self.clone() if self.requires_grad else self, *args, **kwargs)
         if result.dtype.is_floating_point and not self.dtype.is_floating_point:
             raise helpful(
                 DTypeError, f"{name}_", "the result's dtype cannot be stored in place",
@@ -107,6 +108,12 @@ def _method(name: str) -> Callable[..., Any]:
     return fn if hasattr(type(fn), "__get__") else method
 
 
+def _where(self: _C.Tensor, condition: _C.Tensor, other: Any) -> _C.Tensor:
+    """The elements of `self` where `condition` holds, else those of `other`."""
+    result: _C.Tensor = f.where(condition, self, other)
+    return result
+
+
 def attach() -> None:
     """Adds the methods to the type."""
     for name in _METHODS:
@@ -117,6 +124,7 @@ def attach() -> None:
         _attach(f"{name}_", _in_place_function(name))
     _attach("add_", _scaled("add"))
     _attach("sub_", _scaled("sub"))
+    _attach("where", _where)
     for fn in (
         create.new_zeros, create.new_ones, create.new_full, create.new_empty, create.new_tensor,
         random.uniform_, random.normal_, random.bernoulli_, random.random_, pieces.repeat,

@@ -49,7 +49,8 @@ def _rand(k: Vocabulary, i: Expr, seed: Expr, offset: Expr, dtype: str) -> Expr:
     a, b = philox(k, seed, offset + i)
     if dtype == "float64":
         return k.cast((a << 21) ^ (b >> 11), dtype) * 2.0**-53
-    return k.cast(a >> 8, "float32") * 2.0**-24
+    # through int32, which AVX2 converts
+    return k.cast(k.cast(a >> 8, "int32"), "float32") * 2.0**-24
 
 
 def _randn(k: Vocabulary, i: Expr, seed: Expr, offset: Expr, dtype: str) -> Expr:

@@ -19,6 +19,7 @@ from jit.fusion import contract, scalars
 from jit.fusion.lazy import Lazy, Symbols, size
 from jit.fusion.tile import (
     Buffer,
+    Fold,
     Load,
     Map,
     Plan,
@@ -35,6 +36,8 @@ from jit.graph import Graph, Node, Value
 k = vocabulary
 # An expression that reads more places than this is computed from stored parts.
 MOST_LOADS = 16
+# A reduction of at least LONG_FOLD elements each to fewer than FEW_RESULTS is folded in parts.
+FEW_RESULTS, LONG_FOLD, MOST_PARTS = 8, 16384, 64
 
 
 def lower_graph(graph: Graph) -> Plan:
@@ -221,6 +224,9 @@ class Lowering:
         fold = scalars.fold_of(node, expr)
         kept_shape = tuple(x.shape[d] for d in kept)
         shape = tuple(x.shape[d] for d in order)
+        parts = _parts(kept_shape, shape[len(kept) :])
+        if parts > 1:
+            fold, kept_shape, shape = self._partial(fold, kept_shape, shape, parts)
         final = scalars.convert(result(0, fold.value.dtype), out.dtype)
         made = self.buffer(out.dtype, out.numel, "arena", repr(out))
         place = Layout.packed(kept_shape)
@@ -232,8 +238,26 @@ class Lowering:
             loads, (value,) = self.symbols.stage_loads([fold.value])
             stores = [Store(made.id, place, final)]
             fold = fold._replace(value=value)
-            self.emit(Reduce(shape, len(kept), loads, [fold], [], stores))
+            self.emit(Reduce(shape, len(kept_shape), loads, [fold], [], stores))
         self._values[out] = self.whole(made.id, out.shape)
+
+    def _partial(
+        self, fold: Fold, kept: tuple[int, ...], shape: tuple[int, ...], parts: int
+    ) -> tuple[Fold, tuple[int, ...], tuple[int, ...]]:
+        """Emits a fold of each of `parts` parts of the first reduced dimension, so that several
+        workers take part; gives the fold of their results, and its space."""
+        at = len(kept)
+        split = (*kept, parts, shape[at] // parts, *shape[at + 1 :])
+        value = self.symbols.place(fold.value, lambda layout: layout.reshape(split))
+        assert value is not None  # cutting one dimension in two is always a view
+        loads, (value,) = self.symbols.stage_loads([value])
+        dtype = value.dtype
+        made = self.buffer(dtype, prod(kept) * parts, "arena", "partial folds")
+        place = Layout.packed((*kept, parts))
+        stores = [Store(made.id, place, result(0, dtype))]
+        self.emit(Reduce(split, at + 1, loads, [fold._replace(value=value)], [], stores))
+        partial = self.whole(made.id, (*kept, parts))
+        return fold._replace(value=partial.expr), kept, (*kept, parts)
 
     def _regions(self, node: Node) -> None:
         out = node.output
@@ -297,6 +321,13 @@ class Lowering:
             if d is None
         )
         return self.symbols.of(Load(whole.buffer, move(whole.layout), terms), source.expr.dtype)
+
+
+def _parts(kept: Sequence[int], reduced: Sequence[int]) -> int:
+    """Into how many parts a reduction is cut that has too few results for several workers."""
+    if prod(kept) >= FEW_RESULTS or prod(reduced) < LONG_FOLD:
+        return 1
+    return next((n for n in range(MOST_PARTS, 1, -1) if reduced[0] % n == 0), 1)
 
 
 def _view_of(node: Node, output: int) -> Callable[[Layout], Layout | None]:

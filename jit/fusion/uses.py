@@ -12,6 +12,8 @@ from jit.graph import Graph, Node, Value
 
 # Storing a value and reading it back costs about as much as this many additions.
 STORE_COST = 6
+# What costs no more than this is computed wherever it is used.
+CHEAP = 2
 # Beyond this cost an expression is stored rather than grown further.
 LARGEST = 400
 
@@ -40,7 +42,8 @@ def stored_values(graph: Graph) -> set[Value]:
         if elementwise:
             for v in node.outputs:
                 again = evaluations[v] - 1.0
-                expensive = again > 0.01 and again * costs[v] > STORE_COST
+                cheap = costs[v] <= CHEAP or again * costs[v] <= STORE_COST
+                expensive = again > 0.01 and not cheap
                 if v in in_memory or expensive or costs[v] > LARGEST:
                     stored.add(v)
         for v in node.inputs:

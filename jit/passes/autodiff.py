@@ -98,12 +98,11 @@ def constant_value(x: Any) -> Value:
     """A Python number, or a tensor whose data is there to be read, as a constant operand."""
     import eager
 
-    if isinstance(x, bool | int | float):
-        return scalar(x, eager.get_default_dtype().name)
-    if x.device.type == "meta":
+    if not isinstance(x, bool | int | float) and x.device.type == "meta":
         raise ValueError("a meta tensor that no traced call made")
-    if x._is_weak:
-        return scalar(x.item(), x.dtype.name)
+    if isinstance(x, bool | int | float) or x._is_weak:
+        number = x.item() if isinstance(x, eager.Tensor) else x
+        return scalar(number, eager.get_default_dtype().name)
     return array(np.asarray(x.tolist(), numpy_dtype(x.dtype.name)).reshape(tuple(x.shape)))
 
 

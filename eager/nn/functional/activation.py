@@ -110,16 +110,21 @@ def logsigmoid(input: Tensor) -> Tensor:
     return -softplus(-input, threshold=math.inf)
 
 
+def _limited(x: Tensor, low: float, high: float) -> Tensor:
+    # clamp passes the gradient on at its bounds; these functions have slope 0 there.
+    return x.where((x > low) & (x < high), x.detach().clamp(low, high))
+
+
 def hardtanh(
     input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
 ) -> Tensor:
     """x limited to [min_val, max_val]."""
-    return _run(lambda x: x.clamp(min_val, max_val), input, inplace)
+    return _run(lambda x: _limited(x, min_val, max_val), input, inplace)
 
 
 def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     """min(max(x + 3, 0), 6) / 6."""
-    return _run(lambda x: (x + 3).clamp(0, 6) * (1 / 6), input, inplace)
+    return _run(lambda x: (_limited(x, -3.0, 3.0) + 3) * (1 / 6), input, inplace)
 
 
 def hardswish(input: Tensor, inplace: bool = False) -> Tensor:

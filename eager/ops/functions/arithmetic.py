@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import eager
 from eager.errors import ArgumentError, helpful
 from eager.op import composite
 from eager.ops import arithmetic as a
 from eager.ops import comparison as c
 from eager.ops import unary as u
-from eager.ops.functions._common import Number, is_tensor, public
+from eager.ops.functions._common import Number, public
 from eager.samples import array, calls, integers, real_pairs, reals
 
 if TYPE_CHECKING:
@@ -78,29 +79,21 @@ def div(
 
 @public("pow")
 def pow(input: Tensor | Number, exponent: Tensor | Number) -> Tensor:
-    """input ** exponent.  Squares, roots and reciprocals by a number are computed as such.
+    """input ** exponent.
 
     Raises:
         ArgumentError: an integer tensor with a negative integer as the exponent.
     """
-    if not isinstance(exponent, int | float) or not is_tensor(input):
+    if not isinstance(input, eager.Tensor):
         result: Tensor = a.pow(input, exponent)
         return result
-    floating = input.dtype.is_floating_point  # type: ignore[union-attr]
-    if exponent == 2 and (floating or isinstance(exponent, int)):
-        result = u.square(input)
-    elif exponent == 0.5 and floating:
-        result = u.sqrt(input)
-    elif exponent == -1 and floating:
-        result = u.reciprocal(input)
-    elif not floating and isinstance(exponent, int) and exponent < 0:
+    integers = isinstance(exponent, int) and not input.dtype.is_floating_point
+    if integers and exponent < 0:  # type: ignore[operator]
         raise helpful(
             ArgumentError, "pow", "integers to a negative power are not integers",
             "an exponent of at least 0, or a floating tensor", str(exponent), "input.float()",
         )  # fmt: skip
-    else:
-        result = a.pow(input, exponent)
-    return result
+    return input**exponent
 
 
 def _clamp_ref(x: Any, min: Any = None, max: Any = None) -> Any:

@@ -39,11 +39,18 @@ def _index(op: str, index: Tensor) -> Tensor:
     return index.long()
 
 
+def _places(op: str, index: Tensor) -> Tensor:
+    """`index` as a vector of int64; a 0-dim tensor counts as one place."""
+    return _index(op, index if index.ndim else index.reshape(1))
+
+
 @public("index_select")
 def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """Slices of `dim` at the places in the vector `index`."""
     at = canonical_dim("index_select", dim, input.ndim)
-    result: Tensor = ix.index_select(input, _index("index_select", index), at)
+    if input.ndim == 0:
+        return index_select(input.reshape(1), 0, index).reshape(())
+    result: Tensor = ix.index_select(input, _places("index_select", index), at)
     return result
 
 
@@ -55,7 +62,9 @@ def index_add(
     at = canonical_dim("index_add", dim, input.ndim)
     if alpha != 1:
         source = a.mul(source, alpha)
-    result: Tensor = ix.index_add(input, _index("index_add", index), source, at)
+    if input.ndim == 0:
+        return index_add(input.reshape(1), 0, index, source.reshape(1)).reshape(())
+    result: Tensor = ix.index_add(input, _places("index_add", index), source, at)
     return result
 
 
@@ -63,7 +72,9 @@ def index_add(
 def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
     """input with source[i] in the place of its slice index[i] along `dim`."""
     at = canonical_dim("index_copy", dim, input.ndim)
-    result: Tensor = ix.index_copy(input, _index("index_copy", index), source, at)
+    if input.ndim == 0:
+        return index_copy(input.reshape(1), 0, index, source.reshape(1)).reshape(())
+    result: Tensor = ix.index_copy(input, _places("index_copy", index), source, at)
     return result
 
 
@@ -71,6 +82,10 @@ def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor
 def gather(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """result[i, j] = input[index[i, j], j] for dim 0, and so on; index's shape."""
     at = canonical_dim("gather", dim, input.ndim)
+    if index.numel() == 0:  # of any number of dimensions
+        empty = ix.index_select(input.reshape(-1), _index("gather", index).reshape(-1), 0)
+        none: Tensor = empty.reshape(tuple(index.shape))
+        return none
     if input.ndim == 0 or index.ndim == 0:
         if input.ndim > 1 or index.ndim > 1:
             raise helpful(
@@ -86,6 +101,12 @@ def gather(input: Tensor, dim: int, index: Tensor) -> Tensor:
 def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     """input with src[i, j] added at [index[i, j], j] for dim 0, and so on."""
     at = canonical_dim("scatter_add", dim, input.ndim)
+    if index.numel() == 0:
+        copied: Tensor = u.clone(input)
+        return copied
+    if input.ndim == 0:
+        flat = scatter_add(input.reshape(1), 0, index.reshape(-1), src.reshape(-1))
+        return flat.reshape(())
     if tuple(src.shape) != tuple(index.shape) and src.ndim == index.ndim:
         # PyTorch reads the part of src that the index covers.
         if any(n < m for n, m in zip(src.shape, index.shape, strict=True)):

@@ -214,14 +214,37 @@ def repeat(input: Tensor, *sizes: Any) -> Tensor:
 
 
 @composite(
-    ref=lambda x, n, dim=None: np.repeat(x, n, axis=dim), onnx=None,
-    samples=calls(lambda rng: [(array(rng, (2, 3)), 2), (array(rng, (2, 3)), 3, {"dim": 1})]),
+    ref=lambda x, n, dim=None, output_size=None: np.repeat(x, n, axis=dim), onnx=None,
+    samples=calls(lambda rng: [
+        (array(rng, (2, 3)), 2), (array(rng, (2, 3)), 3, {"dim": 1}), (array(rng, ()), 2),
+        (array(rng, (2, 3)), np.array([2, 0, 1]), {"dim": 1, "output_size": 3}),
+    ]),
 )  # fmt: skip
-def repeat_interleave(input: Tensor, repeats: int, dim: int | None = None) -> Tensor:
-    """Each element `repeats` times in a row."""
+def repeat_interleave(
+    input: Tensor, repeats: int | Tensor, dim: int | None = None, *, output_size: int | None = None
+) -> Tensor:
+    """Each element `repeats` times in a row, along `dim` or of the flattened input.
+
+    A vector of repeats has one number per element of the dimension.  `output_size`, their sum,
+    spares reading them.
+    """
     if dim is None:
-        return repeat_interleave(input.reshape(-1), repeats, 0)
+        return repeat_interleave(input.reshape(-1), repeats, 0, output_size=output_size)
     at = canonical_dim("repeat_interleave", dim, input.ndim)
+    if input.ndim == 0:
+        input = input.reshape(1)
     shape = tuple(input.shape)
-    wide = input.unsqueeze(at + 1).expand((*shape[: at + 1], repeats, *shape[at + 1 :]))
-    return wide.reshape((*shape[:at], shape[at] * repeats, *shape[at + 1 :]))
+    if isinstance(repeats, int):
+        wide = input.unsqueeze(at + 1).expand((*shape[: at + 1], repeats, *shape[at + 1 :]))
+        return wide.reshape((*shape[:at], shape[at] * repeats, *shape[at + 1 :]))
+    counts = repeats.reshape(-1).expand(shape[at]) if repeats.numel() == 1 else repeats
+    if tuple(counts.shape) != (shape[at],):
+        raise helpful(
+            ShapeError, "repeat_interleave", "repeats do not fit the dimension",
+            f"one number, or a vector of {shape[at]}", f"shape {tuple(repeats.shape)}",
+        )  # fmt: skip
+    ends = eager.cumsum(counts, 0)
+    total = (int(ends[-1]) if shape[at] else 0) if output_size is None else output_size
+    # element i of the result comes from the first place whose end lies beyond i
+    place = eager.arange(total, device=input.device).unsqueeze(1) >= ends
+    return eager.index_select(input, at, place.sum(1))

@@ -130,7 +130,8 @@ def bernoulli(input: Tensor, p: float | None = None, *,
     """1 with the probability in `input` (or p), else 0; in the input's dtype."""
     drawn = rand(tuple(input.shape), generator=generator, dtype=eager.float32)
     result: Tensor = u.cast(c.lt(drawn, input if p is None else p), input.dtype)
-    return result
+    # A draw is a step function of the probability: its slope, as of every step, is 0.
+    return result + u.no_slope(input) if input.requires_grad else result
 
 
 def uniform_(

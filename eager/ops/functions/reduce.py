@@ -185,6 +185,8 @@ def min(input: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -
 def cumsum(input: Tensor, dim: int, *, dtype: dtype | None = None) -> Tensor:
     """Sums of the elements up to each one along `dim`."""
     at = canonical_dim("cumsum", dim, input.ndim)
+    if input.ndim == 0:
+        return cumsum(input.reshape(1), 0, dtype=dtype).reshape(())
     result: Tensor = r.cumsum(_converted(input, dtype), at)
     return result
 
