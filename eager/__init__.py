@@ -39,7 +39,7 @@ _op._make_callable = _make_callable
 _op._install = _C.install_interpreter
 _op._execute = _C.execute
 
-from eager import _tensor, autograd, dtypes, errors, ops
+from eager import _tensor, autograd, dtypes, errors, memory_format as _format, ops
 from eager._C import (
     Size,
     Tensor,
@@ -67,6 +67,7 @@ from eager.autograd import (
     set_grad_enabled,
 )
 from eager.dtypes import *
+from eager.memory_format import *
 from eager.ops.functions import *
 
 _tensor.install()
@@ -77,7 +78,7 @@ float = dtypes.float32
 int = dtypes.int32
 
 if TYPE_CHECKING:
-    from eager import nn, optim, serialization, utils
+    from eager import linalg, nn, optim, serialization, utils
     from eager.serialization import load, load_file, save, save_file
 
 __version__ = "0.1.0"
@@ -101,6 +102,7 @@ __all__ = [
     "is_floating_point",
     "is_grad_enabled",
     "is_tensor",
+    "linalg",
     "load",
     "load_file",
     "memory_stats",
@@ -119,10 +121,11 @@ __all__ = [
     "utils",
 ]
 __all__ += dtypes.__all__
+__all__ += _format.__all__
 __all__ += ops.functions.__all__
 
 # Imported when they are first used.
-_LAZY_MODULES = ("nn", "optim", "serialization", "utils")
+_LAZY_MODULES = ("linalg", "nn", "optim", "serialization", "utils")
 _LAZY_NAMES = dict.fromkeys(("load", "load_file", "save", "save_file"), "serialization")
 
 

@@ -97,9 +97,7 @@ class _Summary:
         return [self._read(x[i], dim + 1) for i in places]
 
 
-def _layout(
-    data: Any, cut: list[bool], dim: int, write: Callable[[Any], str], indent: int
-) -> str:
+def _layout(data: Any, cut: list[bool], dim: int, write: Callable[[Any], str], indent: int) -> str:
     if dim == len(cut):
         return write(data)
     n = _options.edgeitems

@@ -1,7 +1,7 @@
 """PyTorch's names for the order of a tensor's elements in memory.
 
-Results are laid out in rows whatever the format asks for, so these names serve scripts that spell
-the default out; `channels_last` is an error where it is used.
+Ops lay their results out in rows.  `Tensor.to`, `clone` and `contiguous` know `channels_last`, by
+which the channels of each pixel of images (N, C, H, W) lie side by side.
 """
 
 from __future__ import annotations

@@ -169,11 +169,12 @@ Rewrite = Callable[["Builder", Node, list[Value]], "Sequence[Value] | None"]
 
 
 class Effect(NamedTuple):
-    """What a compiled call does to existing tensors after the graph has run.
+    """What a call does to tensors from outside after its graph has run.
 
     ``kind``: "write": the tensor passed as graph input `target` is overwritten in place with
-    output `output`; "grad": the ``.grad`` of that tensor becomes a new tensor with output
-    `output`, or None when `output` is -1.  Effects apply in order.
+    output `output`; "grad": the ``.grad`` of leaf `target` (which need not be an input; a trace
+    lists its leaves) becomes a new tensor with output `output`, or None when `output` is -1.
+    Effects apply in order.
     """
 
     kind: str

@@ -428,8 +428,17 @@ def _expect_static(op: Op, operands: list[Value], attrs: dict[str, Any], types: 
 
 
 def _released(t: Any) -> bool:
-    """Whether backward has already run through what made `t` and freed it."""
-    return t.grad_fn is not None and bool(t.grad_fn.released)
+    """Whether backward from `t` would fail, as one has already freed some of what it needs."""
+    pending, seen = [t.grad_fn], {None}
+    while pending:
+        node = pending.pop()
+        if node in seen:
+            continue
+        if node.released:
+            return True
+        seen.add(node)
+        pending += [n for n, _ in node.next_functions]
+    return False
 
 
 def _detached(views: Chain) -> bool:

@@ -1,5 +1,7 @@
 """A segment compiler that runs the graph with eager ops: what the fused one is compared with."""
 
+import numpy as np
+
 import eager
 from jit.graph import Graph, evaluate
 
@@ -20,3 +22,10 @@ class Reference:
                 inputs[i].data.copy_(outputs[o])
                 outputs[o] = inputs[i]
         return outputs
+
+
+def close(a, b, tolerance=1e-6):
+    """Asserts that two tensors agree."""
+    np.testing.assert_allclose(
+        a.detach().numpy(), b.detach().numpy(), rtol=tolerance, atol=tolerance
+    )

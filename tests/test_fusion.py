@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from program_runner import run
 
+from eager.layout import Layout
 from jit.fusion import build_plan, build_program
 from jit.fusion.overlap import layouts_overlap
 from jit.fusion.tile import Gemm, Map, Reduce, describe_plan
 from jit.parser import parse
-from eager.layout import Layout
 
 
 def kinds(plan) -> list[str]:
@@ -30,7 +30,7 @@ def floats(*shape: int, seed: int = 0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-# --- what is fused --------------------------------------------------------------------------------
+# --- what is fused -----------------------------------------------------------------------------
 
 
 def test_elementwise_chain_is_one_stage():
@@ -144,7 +144,7 @@ def test_an_lstm_cell_is_one_map_per_step():
     assert len(plan.stages[0].stores) == 7
 
 
-# --- where results go -----------------------------------------------------------------------------
+# --- where results go --------------------------------------------------------------------------
 
 UPDATE = """graph(%0: f32[4,6], %1: f32[4,6]) {
     %2: f32[4,6] = mul(%1, 0.1) %3: f32[4,6] = sub(%0, %2) return %3 }"""
@@ -192,7 +192,7 @@ def test_two_inputs_can_be_swapped():
     np.testing.assert_array_equal(y, a)
 
 
-# --- dtypes and indices ---------------------------------------------------------------------------
+# --- dtypes and indices ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["f16", "bf16"])
@@ -294,7 +294,7 @@ def test_softmax_with_any_number_of_workers(workers, order):
     )
 
 
-# --- overlap --------------------------------------------------------------------------------------
+# --- overlap -----------------------------------------------------------------------------------
 
 
 def test_overlap_of_pieces_is_exact():

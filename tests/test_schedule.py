@@ -157,9 +157,9 @@ def test_tall_products_are_cut_like_their_neighbours():
 
 def test_memory_is_reused_where_no_task_can_tell():
     """Rows of a long chain stay with their worker, so two buffers serve all intermediates."""
-    lines = []
-    for step in range(8):
-        lines.append(f"%{step + 2}: f32[32,16] = matmul(%{step + 1 if step else 0}, %1)")
+    lines = [
+        f"%{step + 2}: f32[32,16] = matmul(%{step + 1 if step else 0}, %1)" for step in range(8)
+    ]
     text = f"graph(%0: f32[32,16], %1: f32[16,16]) {{ {' '.join(lines)} return %9 }}"
     program = build_program(parse(text), workers=2)
     assert program.epochs == 1
@@ -196,7 +196,7 @@ def test_granules():
     assert cells.reshape(64, 12)[:, 3:6].all() and cells.sum() == 64 * 3
 
 
-# --- random programs ------------------------------------------------------------------------------
+# --- random programs ---------------------------------------------------------------------------
 
 STEPS = st.lists(
     st.tuples(
@@ -237,8 +237,12 @@ def program_text(steps, results) -> str:
                 place = f"starts=[{at},0], sizes=[4,12], steps=[1,1]"
                 new = value("12,12", f"slice_scatter(%{y}, %{part}; {place})")
             case _:
-                top = value("7,12", f"slice(%{x}; starts=[0,0], sizes=[7,12], steps=[1,1], drop=[])")
-                low = value("5,12", f"slice(%{y}; starts=[2,0], sizes=[5,12], steps=[2,1], drop=[])")
+                top = value(
+                    "7,12", f"slice(%{x}; starts=[0,0], sizes=[7,12], steps=[1,1], drop=[])"
+                )
+                low = value(
+                    "5,12", f"slice(%{y}; starts=[2,0], sizes=[5,12], steps=[2,1], drop=[])"
+                )
                 new = value("12,12", f"cat(%{low}, %{top}; dim=0)")
         square.append(new)
     returned = ", ".join(f"%{square[r % len(square)]}" for r in results)

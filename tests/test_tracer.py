@@ -9,13 +9,7 @@ from eager.op import push
 from jit.compile import Compiled
 from jit.graph import evaluate
 from jit.tracer import Tracer
-from jit.verify import verify, verifying
-
-
-@pytest.fixture(autouse=True)
-def _verify():
-    with verifying():
-        yield
+from jit.verify import verify
 
 
 def trace(fn, *args):

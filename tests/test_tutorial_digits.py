@@ -28,7 +28,7 @@ def test_training_eagerly_and_compiled(tmp_path):
         assert float(reached[1]) >= 97
     assert (tmp_path / "digits.png").read_bytes().startswith(b"\x89PNG")
     weights = eager.load_file(tmp_path / "digits.safetensors")
-    assert weights["lstm.weight_ih_l0"].shape == (256, 8)
+    assert weights["lstm.weight_ih_l0"].shape == (192, 8)
 
 
 def test_too_little_training_fails(tmp_path):

@@ -171,10 +171,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description="Train an LSTM on scikit-learn's digits, eagerly and compiled."
     )
-    parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--hidden", type=int, default=64, help="size of the LSTM's state")
-    parser.add_argument("--lr", type=float, default=1.5e-2, help="learning rate at the beginning")
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--hidden", type=int, default=48, help="size of the LSTM's state")
+    parser.add_argument("--lr", type=float, default=1.2e-2, help="learning rate at the beginning")
     parser.add_argument("--seed", type=int, default=0, help="of split, weights and batches")
     parser.add_argument("--threads", type=int, default=None, help="default: all cores")
     parser.add_argument("--out", type=Path, default=Path("out/digits"))

@@ -46,11 +46,17 @@ PyObject* inplace_slot(const Op* op, PyObject* a, PyObject* b) {
 }
 
 template <const Op* KnownOps::* op>
-PyObject* binary_of(PyObject* a, PyObject* b) { return binary_slot(known.*op, a, b); }
+PyObject* binary_of(PyObject* a, PyObject* b) {
+  return binary_slot(known.*op, a, b);
+}
 template <const Op* KnownOps::* op>
-PyObject* inplace_of(PyObject* a, PyObject* b) { return inplace_slot(known.*op, a, b); }
+PyObject* inplace_of(PyObject* a, PyObject* b) {
+  return inplace_slot(known.*op, a, b);
+}
 template <const Op* KnownOps::* op>
-PyObject* unary_of(PyObject* a) { return unary_slot(known.*op, a); }
+PyObject* unary_of(PyObject* a) {
+  return unary_slot(known.*op, a);
+}
 
 // The op of a power that needs no pow, which cannot be vectorised; null for all others.
 const Op* simple_power(PyObject* base, PyObject* exponent) {
@@ -170,12 +176,18 @@ PyNumberMethods tensor_number = number_methods();
 
 PyObject* tensor_compare(PyObject* self, PyObject* other, int op) {
   switch (op) {
-    case Py_EQ: return binary_slot(known.eq, self, other);
-    case Py_NE: return binary_slot(known.ne, self, other);
-    case Py_LT: return binary_slot(known.lt, self, other);
-    case Py_LE: return binary_slot(known.le, self, other);
-    case Py_GT: return binary_slot(known.gt, self, other);
-    default: return binary_slot(known.ge, self, other);
+    case Py_EQ:
+      return binary_slot(known.eq, self, other);
+    case Py_NE:
+      return binary_slot(known.ne, self, other);
+    case Py_LT:
+      return binary_slot(known.lt, self, other);
+    case Py_LE:
+      return binary_slot(known.le, self, other);
+    case Py_GT:
+      return binary_slot(known.gt, self, other);
+    default:
+      return binary_slot(known.ge, self, other);
   }
 }
 

@@ -14,8 +14,7 @@ namespace {
 // --- nodes as Python objects ---------------------------------------------------------------------
 
 struct PyNode {
-  PyObject_HEAD
-  Ref<Node> node;
+  PyObject_HEAD Ref<Node> node;
 };
 PyTypeObject* node_type;
 
@@ -67,9 +66,7 @@ Py_hash_t node_hash(PyObject* self) {
   return Py_hash_t(reinterpret_cast<uintptr_t>(node_of(self).get()) >> 4);
 }
 
-PyObject* node_released(PyObject* self, void*) {
-  return PyBool_FromLong(node_of(self)->released);
-}
+PyObject* node_released(PyObject* self, void*) { return PyBool_FromLong(node_of(self)->released); }
 
 PyMethodDef node_methods[] = {EAGER_NOARGS("name", node_name, "Such as \"AddBackward\"."),
                               {nullptr}};
@@ -115,9 +112,12 @@ struct PyFunctionNode final : Node {
     Owned arguments = wrap_tuple(grads);
     Owned node = check(node_object(Ref<Node>(this)));
     PyObject* stack[] = {context, node.get(), arguments.get()};
-    Owned result = check(PyObject_VectorcallMethod(method, stack, 3, nullptr));
+    Owned result =
+        check(run_python([&] { return PyObject_VectorcallMethod(method, stack, 3, nullptr); }));
+    if (!PyTuple_Check(result.get()) || PyTuple_GET_SIZE(result.get()) != Py_ssize_t(next.size())) {
+      raise(PyExc_TypeError, label + ": _backward must give one gradient or None for each input");
+    }
     Tensors out;
-    // _backward gives one gradient or None for each input.
     for (size_t i = 0; i < next.size(); ++i) {
       PyObject* g = PyTuple_GET_ITEM(result.get(), Py_ssize_t(i));
       out.push_back(g == Py_None ? TensorRef() : expect_tensor(g, label.c_str()));
@@ -127,7 +127,7 @@ struct PyFunctionNode final : Node {
 
   void release() override {
     Gil gil;
-    PyObject* done = PyObject_CallMethod(context, "_release", nullptr);
+    PyObject* done = run_python([&] { return PyObject_CallMethod(context, "_release", nullptr); });
     if (!done) PyErr_WriteUnraisable(context);
     Py_XDECREF(done);
   }
@@ -138,7 +138,8 @@ PyObject* record_function(PyObject*, PyObject* const* args, Py_ssize_t n, PyObje
   return guarded([&] {
     static const Signature<6> signature{
         "record_function",
-        {"context", "name", "inputs", "outputs", "differentiable", "materialize"}, 6};
+        {"context", "name", "inputs", "outputs", "differentiable", "materialize"},
+        6};
     Arguments<6> a(signature, args, n, names);
     const char* label = PyUnicode_AsUTF8(a[1]);
     if (!label) throw PythonError();
@@ -157,7 +158,9 @@ PyObject* record_function(PyObject*, PyObject* const* args, Py_ssize_t n, PyObje
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(outputs.get()); ++i) {
       PyObject* y = PyTuple_GET_ITEM(outputs.get(), i);
       TensorRef t = expect_tensor(y, label);
-      if (PyObject_IsTrue(PyTuple_GET_ITEM(flags.get(), i)) == 1) {
+      const int differentiable = PyObject_IsTrue(PyTuple_GET_ITEM(flags.get(), i));
+      check_status(differentiable);
+      if (differentiable) {
         track(y);  // the context may refer to the output
         made.push_back(t);
       } else {
@@ -176,10 +179,14 @@ PyObject* with_history(PyObject*, PyObject* const* args, Py_ssize_t n, PyObject*
     Arguments<3> a(signature, args, n, names);
     const TensorRef& t = expect_tensor(a[0], "with_history");
     if (Py_TYPE(a[1]) != node_type) raise(PyExc_TypeError, "with_history: expected a Node");
+    const int64_t output = to_integer(a[2], "with_history");
+    if (output < 0 || output >= int64_t(node_of(a[1])->outputs.size())) {
+      raise(PyExc_IndexError, "with_history: the node has no such output");
+    }
     TensorRef alias = Tensor::view(*t, t->shape, t->strides, t->offset);
     alias->is_view = false;
     alias->meta().node = node_of(a[1]);
-    alias->meta().output = uint32_t(to_integer(a[2], "with_history"));
+    alias->meta().output = uint32_t(output);
     return wrap(alias);
   });
 }
@@ -224,7 +231,8 @@ PyObject* py_run_backward(PyObject*, PyObject* const* args, Py_ssize_t n, PyObje
   return guarded([&] {
     static const Signature<6> signature{
         "run_backward",
-        {"tensors", "seeds", "inputs", "retain_graph", "create_graph", "accumulate"}, 6};
+        {"tensors", "seeds", "inputs", "retain_graph", "create_graph", "accumulate"},
+        6};
     Arguments<6> a(signature, args, n, names);
     Owned outputs = check(PySequence_Tuple(a[0]));
     Owned seeds = check(PySequence_Tuple(a[1]));
@@ -268,8 +276,9 @@ PyObject* retain_grad_method(PyObject* self, PyObject*) {
 
 TensorRef run_hook(void* context, const TensorRef& grad) {
   Gil gil;
+  Owned hook = Owned::copy(static_cast<PyObject*>(context));  // it may remove itself
   Owned argument = check(wrap(grad));
-  Owned result = check(PyObject_CallOneArg(static_cast<PyObject*>(context), argument.get()));
+  Owned result = check(run_python([&] { return PyObject_CallOneArg(hook.get(), argument.get()); }));
   return result.get() == Py_None ? TensorRef() : expect_tensor(result.get(), "hook");
 }
 void drop_hook(void* context) {
@@ -282,6 +291,7 @@ PyObject* add_hook_method(PyObject* self, PyObject* function) {
     Owned kept = Owned::copy(function);
     uint64_t id = add_hook(*tensor_of(self), run_hook, function, drop_hook);
     kept.release();
+    track(self);  // the hook may refer to the tensor
     return PyLong_FromUnsignedLongLong(id);
   });
 }
@@ -304,9 +314,13 @@ PyObject* set_grad_mode(PyObject*, PyObject* on) {
 }  // namespace
 
 int traverse_history(const Tensor& t, visitproc visit, void* arg) {
-  if (!t.autograd || !t.autograd->node.unique()) return 0;
-  auto* function = dynamic_cast<PyFunctionNode*>(t.autograd->node.get());
-  if (function) Py_VISIT(function->context);
+  if (!t.autograd) return 0;
+  for (const Ref<Node>* node : {&t.autograd->node, &t.autograd->accumulator}) {
+    if (!node->unique()) continue;  // the tape keeps what it holds alive
+    auto* function = dynamic_cast<PyFunctionNode*>(node->get());
+    if (function) Py_VISIT(function->context);
+    for (void* hook : hook_contexts(**node)) Py_VISIT(static_cast<PyObject*>(hook));
+  }
   return 0;
 }
 

@@ -32,8 +32,7 @@ TensorRef to_dtype(const TensorRef& x, DType dtype) {
 TensorRef matmul(const TensorRef& a, const TensorRef& b) {
   if (a->ndim() >= 2 && b->ndim() >= 2) return binary(*known.matmul, a, b);
   if (a->ndim() == 0 || b->ndim() == 0) {
-    fail(ErrorKind::shape, "matmul", "an operand has no dimensions",
-         "at least one dimension each",
+    fail(ErrorKind::shape, "matmul", "an operand has no dimensions", "at least one dimension each",
          "shapes " + to_string(a->shape) + " and " + to_string(b->shape),
          "multiply by a scalar with *");
   }
@@ -65,10 +64,18 @@ Attrs generator(const Op& op, const Dims& shape, DType dtype, double value,
   const int64_t* next = integers.begin();
   for (int i = 0; i < op.n_attrs; ++i) {
     switch (op.attr_types[i]) {
-      case AttrType::ints: attrs.ints(shape); break;
-      case AttrType::floating: attrs.floating(value); break;
-      case AttrType::dtype: attrs.integer(int64_t(dtype)); break;
-      default: attrs.integer(*next++); break;
+      case AttrType::ints:
+        attrs.ints(shape);
+        break;
+      case AttrType::floating:
+        attrs.floating(value);
+        break;
+      case AttrType::dtype:
+        attrs.integer(int64_t(dtype));
+        break;
+      default:
+        attrs.integer(*next++);
+        break;
     }
   }
   return attrs;

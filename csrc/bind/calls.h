@@ -8,14 +8,14 @@ TensorRef call(const Op& op, const Tensors& in, const Attrs& attrs);
 
 TensorRef reshape(const TensorRef& x, const Dims& shape);
 TensorRef permute(const TensorRef& x, const Dims& dims);
-TensorRef expand(const TensorRef& x, const Dims& shape);  // x itself if it has that shape
-TensorRef to_dtype(const TensorRef& x, DType dtype);      // x itself if it has that dtype
+TensorRef expand(const TensorRef& x, const Dims& shape);   // x itself if it has that shape
+TensorRef to_dtype(const TensorRef& x, DType dtype);       // x itself if it has that dtype
 TensorRef matmul(const TensorRef& a, const TensorRef& b);  // vectors too
 TensorRef sum(const TensorRef& x, const Dims& dims, bool keepdim);
 TensorRef index_select(const TensorRef& x, const TensorRef& index, int64_t dim);
 TensorRef nonzero(const TensorRef& x);
 TensorRef full(const Dims& shape, double value, DType dtype);
-TensorRef arange(int64_t count, int64_t step);            // int64, from 0
+TensorRef arange(int64_t count, int64_t step);  // int64, from 0
 // x[...] = value, for a number: the integer one if `integer`.
 void fill(const TensorRef& x, bool integer, double value, int64_t integer_value);
 

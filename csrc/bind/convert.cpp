@@ -79,6 +79,7 @@ bool is_instance(PyObject* o, PyObject* type) {
 Py_UCS4 numpy_kind(PyObject* scalar) {
   Owned dtype = check(PyObject_GetAttrString(scalar, "dtype"));
   Owned kind = check(PyObject_GetAttrString(dtype.get(), "kind"));
+  if (!PyUnicode_Check(kind.get())) return 0;
   return PyUnicode_GET_LENGTH(kind.get()) == 1 ? PyUnicode_READ_CHAR(kind.get(), 0) : 0;
 }
 
@@ -90,12 +91,22 @@ bool numpy_operand(PyObject* o, TensorRef& out) {
   }
   if (!is_instance(o, types.generic)) return false;
   switch (numpy_kind(o)) {
-    case 'b': out = Tensor::scalar(PyObject_IsTrue(o) != 0); return true;
+    case 'b': {
+      const int truth = PyObject_IsTrue(o);
+      check_status(truth);
+      out = Tensor::scalar(truth != 0);
+      return true;
+    }
     case 'i':
-    case 'u': out = Tensor::scalar(to_integer(o, "operand")); return true;
+    case 'u':
+      out = Tensor::scalar(to_integer(o, "operand"));
+      return true;
     case 'f':
-    case 'V': out = Tensor::scalar(to_floating(o, "operand")); return true;
-    default: return false;
+    case 'V':
+      out = Tensor::scalar(to_floating(o, "operand"));
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -123,8 +134,8 @@ bool is_number(PyObject* o) {
 TensorRef operand(PyObject* o, const char* what) {
   TensorRef t;
   if (!to_operand(o, t)) {
-    raise(PyExc_TypeError, std::string(what) + ": expected a Tensor or a number, not " +
-                               Py_TYPE(o)->tp_name);
+    raise(PyExc_TypeError,
+          std::string(what) + ": expected a Tensor or a number, not " + Py_TYPE(o)->tp_name);
   }
   return t;
 }
@@ -142,16 +153,24 @@ Tensors operands(PyObject* sequence, const char* what) {
 
 void append_attribute(Attrs& attrs, AttrType type, PyObject* value, const char* what) {
   switch (type) {
-    case AttrType::integer: attrs.integer(to_integer(value, what)); break;
+    case AttrType::integer:
+      attrs.integer(to_integer(value, what));
+      break;
     case AttrType::boolean: {
       int truth = PyObject_IsTrue(value);
       check_status(truth);
       attrs.integer(truth);
       break;
     }
-    case AttrType::floating: attrs.floating(to_floating(value, what)); break;
-    case AttrType::ints: attrs.ints(to_ints(value, what)); break;
-    case AttrType::dtype: attrs.integer(int64_t(to_dtype(value))); break;
+    case AttrType::floating:
+      attrs.floating(to_floating(value, what));
+      break;
+    case AttrType::ints:
+      attrs.ints(to_ints(value, what));
+      break;
+    case AttrType::dtype:
+      attrs.integer(int64_t(to_dtype(value)));
+      break;
   }
 }
 
@@ -180,11 +199,21 @@ Small<Owned, 4> attribute_values(const Op& op, const Attrs& attrs) {
   for (int i = 0; i < op.n_attrs; ++i) {
     Owned value;
     switch (op.attr_types[i]) {
-      case AttrType::integer: value = check(PyLong_FromLongLong(reader.integer())); break;
-      case AttrType::boolean: value = check(PyBool_FromLong(reader.boolean())); break;
-      case AttrType::floating: value = check(PyFloat_FromDouble(reader.floating())); break;
-      case AttrType::ints: value = tuple_of(reader.ints()); break;
-      case AttrType::dtype: value = Owned::copy(dtype_object(reader.dtype())); break;
+      case AttrType::integer:
+        value = check(PyLong_FromLongLong(reader.integer()));
+        break;
+      case AttrType::boolean:
+        value = check(PyBool_FromLong(reader.boolean()));
+        break;
+      case AttrType::floating:
+        value = check(PyFloat_FromDouble(reader.floating()));
+        break;
+      case AttrType::ints:
+        value = tuple_of(reader.ints());
+        break;
+      case AttrType::dtype:
+        value = Owned::copy(dtype_object(reader.dtype()));
+        break;
     }
     values.push_back(std::move(value));
   }

@@ -29,8 +29,8 @@ class Nested {
   explicit Nested(PyObject* data) { scan(data, 0); }
 
   Dims shape;
-  DType dtype = DType::b8;   // b8, i64 or the default float dtype, by the widest number
-  bool arrays = false;       // an element is an array: NumPy knows better
+  DType dtype = DType::b8;  // b8, i64 or the default float dtype, by the widest number
+  bool arrays = false;      // an element is an array: NumPy knows better
 
   void write(PyObject* data, Tensor& t) {
     at_ = 0;
@@ -105,7 +105,8 @@ class Nested {
     if (PyTuple_GET_SIZE(items.get()) != shape[depth]) {
       ragged("a sequence that changed while it was read", std::to_string(shape[depth]));
     }
-    for (int64_t i = 0; i < shape[depth]; ++i) write(PyTuple_GET_ITEM(items.get(), i), t, depth + 1);
+    for (int64_t i = 0; i < shape[depth]; ++i)
+      write(PyTuple_GET_ITEM(items.get(), i), t, depth + 1);
   }
 
   template <class T>
@@ -115,7 +116,7 @@ class Nested {
       v = to_integer(o, "tensor");
     } else {
       const double x = to_floating(o, "tensor");
-      if (!(std::fabs(x) < 9.3e18)) overflow(o, t.dtype);
+      if (!(x >= -0x1p63 && x < 0x1p63)) overflow(o, t.dtype);
       v = int64_t(x);
     }
     if (v < int64_t(std::numeric_limits<T>::min()) || v > int64_t(std::numeric_limits<T>::max())) {
@@ -132,15 +133,33 @@ class Nested {
 
   void store(PyObject* o, Tensor& t) {
     switch (t.dtype) {
-      case DType::f32: t.as<float>()[at_] = float(to_floating(o, "tensor")); break;
-      case DType::f64: t.as<double>()[at_] = to_floating(o, "tensor"); break;
-      case DType::f16: t.as<f16>()[at_] = to_f16(float(to_floating(o, "tensor"))); break;
-      case DType::bf16: t.as<bf16>()[at_] = to_bf16(float(to_floating(o, "tensor"))); break;
-      case DType::i8: store_integer<int8_t>(o, t); break;
-      case DType::i16: store_integer<int16_t>(o, t); break;
-      case DType::i32: store_integer<int32_t>(o, t); break;
-      case DType::i64: store_integer<int64_t>(o, t); break;
-      case DType::u8: store_integer<uint8_t>(o, t); break;
+      case DType::f32:
+        t.as<float>()[at_] = float(to_floating(o, "tensor"));
+        break;
+      case DType::f64:
+        t.as<double>()[at_] = to_floating(o, "tensor");
+        break;
+      case DType::f16:
+        t.as<f16>()[at_] = to_f16(float(to_floating(o, "tensor")));
+        break;
+      case DType::bf16:
+        t.as<bf16>()[at_] = to_bf16(float(to_floating(o, "tensor")));
+        break;
+      case DType::i8:
+        store_integer<int8_t>(o, t);
+        break;
+      case DType::i16:
+        store_integer<int16_t>(o, t);
+        break;
+      case DType::i32:
+        store_integer<int32_t>(o, t);
+        break;
+      case DType::i64:
+        store_integer<int64_t>(o, t);
+        break;
+      case DType::u8:
+        store_integer<uint8_t>(o, t);
+        break;
       case DType::b8: {
         int truth = PyObject_IsTrue(o);
         check_status(truth);
@@ -237,8 +256,8 @@ PyObject* from_numpy(PyObject*, PyObject* array) {
   return guarded([&] {
     TensorRef t;
     if (is_tensor(array) || is_number(array) || !to_operand(array, t)) {
-      raise(PyExc_TypeError, std::string("from_numpy: expected a numpy.ndarray, not ") +
-                                 Py_TYPE(array)->tp_name);
+      raise(PyExc_TypeError,
+            std::string("from_numpy: expected a numpy.ndarray, not ") + Py_TYPE(array)->tp_name);
     }
     return finish(t, false, array);
   });
@@ -276,8 +295,8 @@ PyObject* frombuffer(PyObject*, PyObject* const* args, Py_ssize_t n, PyObject* n
     char* first = static_cast<char*>(whole->storage->data) + offset;
     if (reinterpret_cast<uintptr_t>(first) % size_t(size)) {
       fail(ErrorKind::value, "frombuffer", "the elements are not aligned",
-           "an address that is a multiple of " + std::to_string(size), "offset " +
-               std::to_string(offset), "bytearray(buffer[offset:])");
+           "an address that is a multiple of " + std::to_string(size),
+           "offset " + std::to_string(offset), "bytearray(buffer[offset:])");
     }
     const bool readonly = whole->storage->readonly;
     auto drop = [](void* owner) {
@@ -316,7 +335,7 @@ PyObject* empty_like(PyObject*, PyObject* const* args, Py_ssize_t n, PyObject* n
     static const Signature<5> signature{
         "empty_like", {"input", "dtype", "device", "requires_grad", "memory_format"}, 1, 1};
     Arguments<5> a(signature, args, n, names);
-    expect_memory_format("empty_like", a[4]);
+    wants_channels_last("empty_like", a[4]);
     const TensorRef& x = expect_tensor(a[0], "empty_like");
     Options o = read_options(a, 1, {x->dtype, x->device, false});
     return finish(Tensor::empty(x->shape, o.dtype, o.device), o.requires_grad, Py_None);

@@ -55,12 +55,22 @@ M* export_tensor(TensorRef t) {
   a.shape = e->shape.data();
   a.strides = e->strides.data();
   e->managed.context = e;
-  e->managed.deleter = [](M* m) { delete static_cast<Exported<M>*>(m->context); };
+  e->managed.deleter = [](M* m) {
+    Gil gil;  // the consumer may be a thread without the interpreter lock
+    delete static_cast<Exported<M>*>(m->context);
+  };
   return &e->managed;
 }
 
 constexpr const char* kPlain = "dltensor";
 constexpr const char* kVersioned = "dltensor_versioned";
+
+template <class M>
+PyObject* new_capsule(M* m, const char* capsule_name, PyCapsule_Destructor drop) {
+  PyObject* capsule = PyCapsule_New(m, capsule_name, drop);
+  if (!capsule) m->deleter(m);
+  return capsule;
+}
 
 // A capsule that nobody consumed still owns its tensor.
 template <class M>
@@ -93,12 +103,12 @@ PyObject* to_dlpack(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObjec
         raise(PyExc_BufferError, "read-only memory needs a consumer of DLPack 1.0 or newer");
       }
       auto* m = export_tensor<dlpack::Managed>(t);
-      return PyCapsule_New(m, kPlain, drop_plain);
+      return new_capsule(m, kPlain, drop_plain);
     }
     auto* m = export_tensor<dlpack::ManagedVersioned>(t);
     m->version = {1, 0};
     m->flags = (t->storage->readonly ? dlpack::kReadOnly : 0) | (t == x ? 0 : dlpack::kCopied);
-    return PyCapsule_New(m, kVersioned, drop_versioned);
+    return new_capsule(m, kVersioned, drop_versioned);
   });
 }
 
@@ -144,8 +154,13 @@ TensorRef adopt(const dlpack::Array& a, void (*release)(void*), void* owner, boo
     last += (shape[d] - 1) * strides[d];
   }
   const size_t bytes = count ? size_t(last + 1) * item_size(dtype) : 0;
-  auto storage =
-      Storage::wrap(static_cast<char*>(a.data) + a.byte_offset, bytes, release, owner);
+  char* const first = static_cast<char*>(a.data) + a.byte_offset;
+  if (count && reinterpret_cast<uintptr_t>(first) % item_size(dtype)) {
+    fail(ErrorKind::value, "from_dlpack", "the array's memory has no layout of a tensor",
+         "elements at multiples of their size", "elements that are not aligned",
+         "a copy of the array");
+  }
+  auto storage = Storage::wrap(first, bytes, release, owner);
   guard.release = nullptr;
   storage->readonly = readonly;
   TensorRef t = Tensor::over(storage, shape, dtype);
@@ -184,8 +199,8 @@ PyObject* from_dlpack(PyObject*, PyObject* source) {
     Owned capsule = capsule_of(source);
     TensorRef t;
     if (PyCapsule_IsValid(capsule.get(), kVersioned)) {
-      auto* m = static_cast<dlpack::ManagedVersioned*>(
-          PyCapsule_GetPointer(capsule.get(), kVersioned));
+      auto* m =
+          static_cast<dlpack::ManagedVersioned*>(PyCapsule_GetPointer(capsule.get(), kVersioned));
       if (m->version.major != 1) {
         fail(ErrorKind::value, "from_dlpack", "unknown version of the format", "major version 1",
              std::to_string(m->version.major));
@@ -203,10 +218,9 @@ PyObject* from_dlpack(PyObject*, PyObject* source) {
 
 }  // namespace
 
-PyMethodDef dlpack_methods[] = {
-    EAGER_FAST("__dlpack__", to_dlpack, nullptr),
-    EAGER_NOARGS("__dlpack_device__", dlpack_device, nullptr),
-    {nullptr}};
+PyMethodDef dlpack_methods[] = {EAGER_FAST("__dlpack__", to_dlpack, nullptr),
+                                EAGER_NOARGS("__dlpack_device__", dlpack_device, nullptr),
+                                {nullptr}};
 
 PyMethodDef dlpack_functions[] = {
     EAGER_ONE("from_dlpack", from_dlpack,

@@ -1,4 +1,6 @@
 // Exceptions and argument lists.
+#include <cxxabi.h>
+
 #include <new>
 
 #include "python.h"
@@ -14,15 +16,24 @@ namespace {
 
 const char* class_name(ErrorKind kind) {
   switch (kind) {
-    case ErrorKind::shape: return "ShapeError";
-    case ErrorKind::dtype: return "DTypeError";
-    case ErrorKind::index: return "IndexOutOfRange";
-    case ErrorKind::device: return "DeviceError";
-    case ErrorKind::value: return "ArgumentError";
-    case ErrorKind::autograd: return "AutogradError";
-    case ErrorKind::version: return "VersionError";
-    case ErrorKind::memory: return "OutOfMemoryError";
-    case ErrorKind::internal: return "EagerError";
+    case ErrorKind::shape:
+      return "ShapeError";
+    case ErrorKind::dtype:
+      return "DTypeError";
+    case ErrorKind::index:
+      return "IndexOutOfRange";
+    case ErrorKind::device:
+      return "DeviceError";
+    case ErrorKind::value:
+      return "ArgumentError";
+    case ErrorKind::autograd:
+      return "AutogradError";
+    case ErrorKind::version:
+      return "VersionError";
+    case ErrorKind::memory:
+      return "OutOfMemoryError";
+    case ErrorKind::internal:
+      return "EagerError";
   }
   return "EagerError";
 }
@@ -48,6 +59,8 @@ void translate_exception() noexcept {
     set_error("OutOfMemoryError", "allocate: the system has no memory left");
   } catch (const std::exception& e) {
     PyErr_SetString(PyExc_RuntimeError, e.what());
+  } catch (abi::__forced_unwind&) {
+    for (;;) pause();  // see run_python
   } catch (...) {
     PyErr_SetString(PyExc_RuntimeError, "unknown C++ exception");
   }
@@ -81,8 +94,7 @@ void sort_arguments(const char* function, const char* const* names, int n_names,
   }
   for (int i = 0; i < required; ++i) {
     if (!out[i]) {
-      raise(PyExc_TypeError,
-            std::string(function) + "() needs the argument '" + names[i] + "'");
+      raise(PyExc_TypeError, std::string(function) + "() needs the argument '" + names[i] + "'");
     }
   }
 }

@@ -15,8 +15,8 @@ namespace eager::bind {
 namespace {
 
 struct Selector {
-  int64_t dim;       // of the sliced tensor with Nones inserted and masked dimensions merged
-  TensorRef index;   // int64
+  int64_t dim;      // of the sliced tensor with Nones inserted and masked dimensions merged
+  TensorRef index;  // int64
 };
 
 struct Key {
@@ -42,10 +42,10 @@ int64_t wrap_index(int64_t i, int64_t n, size_t dim) {
 // Reads one key against one tensor's shape.
 class Reader {
  public:
-  Reader(const TensorRef& x, PyObject* key) : x_(*x) {
+  Reader(const TensorRef& x, PyObject* key) : shape_(x->shape) {
     if (PyTuple_Check(key)) {
       const Py_ssize_t n = PyTuple_GET_SIZE(key);
-      int64_t ellipsis = -1, used = 0;
+      int64_t ellipsis = -1, used = 0, before = 0;
       for (Py_ssize_t i = 0; i < n; ++i) {
         PyObject* item = PyTuple_GET_ITEM(key, i);
         if (item == Py_Ellipsis) {
@@ -54,33 +54,34 @@ class Reader {
                  "several");
           }
           ellipsis = i;
+          before = used;
         } else {
           used += dims_used(item);
         }
       }
-      if (used > int64_t(x_.ndim())) {
+      if (used > int64_t(shape_.size())) {
         fail(ErrorKind::index, "index", "there are too many indices",
-             "at most " + std::to_string(x_.ndim()) + " for shape " + to_string(x_.shape),
+             "at most " + std::to_string(shape_.size()) + " for shape " + to_string(shape_),
              std::to_string(used));
       }
       for (Py_ssize_t i = 0; i < n; ++i) {
         if (i == ellipsis) {
-          const size_t rest = size_t(used) - dim_;  // what the items behind it use
-          while (dim_ < x_.ndim() - rest) keep();
+          // What the items behind it use, and before it.
+          while (int64_t(dim_) + used - before < int64_t(shape_.size())) keep();
         } else {
           read(PyTuple_GET_ITEM(key, i));
         }
       }
     } else if (key != Py_Ellipsis) {
-      if (dims_used(key) > int64_t(x_.ndim())) {
+      if (dims_used(key) > int64_t(shape_.size())) {
         fail(ErrorKind::index, "index", "there are too many indices",
-             "at most " + std::to_string(x_.ndim()) + " dimensions for shape " +
-                 to_string(x_.shape),
+             "at most " + std::to_string(shape_.size()) + " dimensions for shape " +
+                 to_string(shape_),
              std::to_string(dims_used(key)));
       }
       read(key);
     }
-    while (dim_ < x_.ndim()) keep();
+    while (dim_ < shape_.size()) keep();
   }
 
   Key key;
@@ -107,7 +108,7 @@ class Reader {
     } else if (PySlice_Check(item)) {
       read_slice(item);
     } else if (is_integer(item)) {
-      take(wrap_index(to_integer(item, "index"), x_.shape[dim_], dim_), 1, 1);
+      take(wrap_index(to_integer(item, "index"), length(), dim_), 1, 1);
       key.drop.push_back(int64_t(dim_ - 1));
     } else {
       read_tensor(index_tensor(item));
@@ -121,7 +122,7 @@ class Reader {
       fail(ErrorKind::value, "index", "slices go forward only", "a step of at least 1",
            std::to_string(step), "flip");
     }
-    const int64_t n = x_.shape[dim_];
+    const int64_t n = length();
     const Py_ssize_t size = PySlice_AdjustIndices(n, &start, &stop, step);
     // Steps beyond the end address nothing; 1 keeps strides small.
     take(size > 0 ? start : 0, size, size > 1 ? step : 1);
@@ -137,11 +138,11 @@ class Reader {
     }
     int64_t merged = 1;
     for (size_t d = 0; d < t->ndim(); ++d) {
-      if (t->shape[d] != x_.shape[dim_]) {
+      if (t->shape[d] != length()) {
         fail(ErrorKind::shape, "index", "the mask's shape differs from the tensor's",
-             "size " + std::to_string(x_.shape[dim_]) + " in dimension " + std::to_string(d) +
+             "size " + std::to_string(length()) + " in dimension " + std::to_string(d) +
                  " of the mask",
-             "mask shape " + to_string(t->shape) + ", tensor shape " + to_string(x_.shape));
+             "mask shape " + to_string(t->shape) + ", tensor shape " + to_string(shape_));
       }
       merged *= t->shape[d];
       take(0, t->shape[d], 1);
@@ -160,12 +161,14 @@ class Reader {
     }
     TensorRef t;
     if (PySequence_Check(item) && !PyUnicode_Check(item) && !PyBytes_Check(item)) {
-      const bool empty_list = PySequence_Size(item) == 0 && PyErr_Occurred() == nullptr;
+      const Py_ssize_t length = PySequence_Size(item);
+      if (length < 0) throw PythonError();
       const DType i64 = DType::i64;
-      t = tensor_from_data(item, empty_list ? &i64 : nullptr);
+      t = tensor_from_data(item, length ? nullptr : &i64);
     } else {
       raise(PyExc_TypeError, std::string("index: expected ints, slices, None, `...`, tensors or "
-                                         "sequences, not ") + Py_TYPE(item)->tp_name);
+                                         "sequences, not ") +
+                                 Py_TYPE(item)->tp_name);
     }
     t = checked(t);
     converted_.push_back({item, t});
@@ -181,18 +184,27 @@ class Reader {
 
   // The next dimension, as a whole.
   void keep() {
-    key.shape.push_back(x_.shape[dim_]);
-    take(0, x_.shape[dim_], 1);
+    key.shape.push_back(length());
+    take(0, length(), 1);
   }
   void take(int64_t start, int64_t size, int64_t step) {
-    key.whole &= size == x_.shape[dim_] && step == 1;
+    key.whole &= size == length() && step == 1;
     key.starts.push_back(start);
     key.sizes.push_back(size);
     key.steps.push_back(step);
     ++dim_;
   }
 
-  const Tensor& x_;
+  // Of the next dimension.  There is one unless an item's own code has changed another item.
+  int64_t length() const {
+    if (dim_ >= shape_.size()) {
+      fail(ErrorKind::index, "index", "the index changed while it was read", "a constant index",
+           "more indices than " + std::to_string(shape_.size()));
+    }
+    return shape_[dim_];
+  }
+
+  const Dims shape_;  // a copy: reading an item may run code that changes the tensor
   size_t dim_ = 0;
   struct Converted {
     PyObject* object;
@@ -362,8 +374,8 @@ void set(const TensorRef& x, PyObject* item, TensorRef value) {
     }
   }
   if (!(src->shape == key.sizes)) src = reshape(src, key.sizes);
-  dispatch(*known.slice_scatter, {x, src},
-           Attrs().ints(key.starts).ints(key.sizes).ints(key.steps), x.get());
+  dispatch(*known.slice_scatter, {x, src}, Attrs().ints(key.starts).ints(key.sizes).ints(key.steps),
+           x.get());
 }
 
 // x[mask] = number, for a mask over all of x.

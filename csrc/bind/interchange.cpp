@@ -28,16 +28,26 @@ PyObject* element_object(const Tensor& t, int64_t at) {
     return value;
   };
   switch (t.dtype) {
-    case DType::f32: return PyFloat_FromDouble(double(read(0.0f)));
-    case DType::f64: return PyFloat_FromDouble(read(0.0));
-    case DType::f16: return PyFloat_FromDouble(double(to_float(read(f16{}))));
-    case DType::bf16: return PyFloat_FromDouble(double(to_float(read(bf16{}))));
-    case DType::i8: return PyLong_FromLong(read(int8_t(0)));
-    case DType::i16: return PyLong_FromLong(read(int16_t(0)));
-    case DType::i32: return PyLong_FromLong(read(int32_t(0)));
-    case DType::i64: return PyLong_FromLongLong(read(int64_t(0)));
-    case DType::u8: return PyLong_FromLong(read(uint8_t(0)));
-    case DType::b8: return PyBool_FromLong(read(uint8_t(0)));
+    case DType::f32:
+      return PyFloat_FromDouble(double(read(0.0f)));
+    case DType::f64:
+      return PyFloat_FromDouble(read(0.0));
+    case DType::f16:
+      return PyFloat_FromDouble(double(to_float(read(f16{}))));
+    case DType::bf16:
+      return PyFloat_FromDouble(double(to_float(read(bf16{}))));
+    case DType::i8:
+      return PyLong_FromLong(read(int8_t(0)));
+    case DType::i16:
+      return PyLong_FromLong(read(int16_t(0)));
+    case DType::i32:
+      return PyLong_FromLong(read(int32_t(0)));
+    case DType::i64:
+      return PyLong_FromLongLong(read(int64_t(0)));
+    case DType::u8:
+      return PyLong_FromLong(read(uint8_t(0)));
+    case DType::b8:
+      return PyBool_FromLong(read(uint8_t(0)));
   }
   return nullptr;
 }
@@ -61,8 +71,7 @@ PyObject* list_of(const Tensor& t, size_t dim, int64_t at) {
   if (dim == t.ndim()) return element_object(t, at);
   Owned list = check(PyList_New(t.shape[dim]));
   for (int64_t i = 0; i < t.shape[dim]; ++i) {
-    PyList_SET_ITEM(list.get(), i,
-                    check(list_of(t, dim + 1, at + i * t.strides[dim])).release());
+    PyList_SET_ITEM(list.get(), i, check(list_of(t, dim + 1, at + i * t.strides[dim])).release());
   }
   return list.release();
 }
@@ -73,8 +82,10 @@ PyObject* item(PyObject* self, PyObject*) {
 
 PyObject* tolist(PyObject* self, PyObject*) {
   return guarded([&] {
-    const TensorRef& t = tensor_of(self);
-    expect_readable(*t, "tolist", true);
+    const TensorRef& x = tensor_of(self);
+    expect_readable(*x, "tolist", true);
+    // Lists may start the garbage collector, and so code that changes x.data.
+    const TensorRef t = Tensor::view(*x, x->shape, x->strides, x->offset);
     Owned list = check(list_of(*t, 0, 0));
     if (recorder) tell_read(self, list.get());
     return list.release();
@@ -108,7 +119,10 @@ int tensor_getbuffer(PyObject* self, Py_buffer* view, int flags) {
         const char* format = kFormats[int(t->dtype)];
         if (!format) raise(PyExc_BufferError, "buffers cannot hold bfloat16");
         const bool strided = (flags & PyBUF_STRIDES) == PyBUF_STRIDES;
-        if (!t->contiguous && !strided) {
+        // PyBUF_STRIDES is part of the flags that ask for a contiguous buffer.
+        constexpr int kPacked =
+            (PyBUF_C_CONTIGUOUS | PyBUF_F_CONTIGUOUS | PyBUF_ANY_CONTIGUOUS) & ~PyBUF_STRIDES;
+        if (!t->contiguous && (!strided || (flags & kPacked))) {
           raise(PyExc_BufferError, "the tensor is not contiguous");
         }
         if ((flags & PyBUF_F_CONTIGUOUS) == PyBUF_F_CONTIGUOUS && t->ndim() > 1) {
@@ -117,16 +131,20 @@ int tensor_getbuffer(PyObject* self, Py_buffer* view, int flags) {
         if ((flags & PyBUF_WRITABLE) && t->storage->readonly) {
           raise(PyExc_BufferError, "the tensor's memory is read-only");
         }
+        const auto bytes = Py_ssize_t(item_size(t->dtype));
+        Py_ssize_t length;
+        if (__builtin_mul_overflow(t->numel, bytes, &length)) {
+          raise(PyExc_BufferError, "the tensor has more bytes than a buffer can");
+        }
         auto held = std::make_unique<Export>();
         held->storage = t->storage;
-        const auto bytes = Py_ssize_t(item_size(t->dtype));
         for (size_t d = 0; d < t->ndim(); ++d) {
           held->shape.push_back(t->shape[d]);
           held->strides.push_back(t->strides[d] * bytes);
         }
         if (recorder) tell_read(self, Py_None);
         view->buf = t->storage->data ? t->data() : nullptr;
-        view->len = t->numel * bytes;
+        view->len = length;
         view->itemsize = bytes;
         view->readonly = t->storage->readonly;
         view->ndim = int(t->ndim());
@@ -158,7 +176,8 @@ void tensor_releasebuffer(PyObject*, Py_buffer* view) {
 // --- NumPy ---------------------------------------------------------------------------------------
 
 PyObject* to_numpy(const TensorRef& t) {
-  static PyObject* asarray = import_attribute("numpy", "asarray").release();
+  static PyObject* asarray;
+  import_once(asarray, "numpy", "asarray");
   TensorRef alias = Tensor::view(*t, t->shape, t->strides, t->offset);
   const bool brain = t->dtype == DType::bf16;
   if (brain) alias->dtype = DType::i16;  // the same bits
@@ -194,8 +213,8 @@ PyObject* array_method(PyObject* self, PyObject* const* args, Py_ssize_t n, PyOb
     if (recorder) tell_read(self, array.get());
     if (a.has(0)) {
       Owned own = check(PyObject_GetAttrString(array.get(), "dtype"));
-      Owned wanted = check(PyObject_CallFunctionObjArgs(
-          import_attribute("numpy", "dtype").get(), a[0], nullptr));
+      Owned wanted = check(
+          PyObject_CallFunctionObjArgs(import_attribute("numpy", "dtype").get(), a[0], nullptr));
       int same = PyObject_RichCompareBool(own.get(), wanted.get(), Py_EQ);
       check_status(same);
       if (!same) {
@@ -216,15 +235,22 @@ bool buffer_dtype(const Py_buffer& view, DType* out) {
   if (!*f || f[1]) return false;
   const char c = *f;
   const Py_ssize_t n = view.itemsize;
-  if (c == '?') *out = DType::b8;
-  else if (c == 'e') *out = DType::f16;
-  else if (c == 'f') *out = DType::f32;
-  else if (c == 'd') *out = DType::f64;
-  else if (c == 'B') *out = DType::u8;
-  else if (c == 'b') *out = DType::i8;
+  if (c == '?')
+    *out = DType::b8;
+  else if (c == 'e')
+    *out = DType::f16;
+  else if (c == 'f')
+    *out = DType::f32;
+  else if (c == 'd')
+    *out = DType::f64;
+  else if (c == 'B')
+    *out = DType::u8;
+  else if (c == 'b')
+    *out = DType::i8;
   else if (std::strchr("hilq", c)) {
     *out = n == 2 ? DType::i16 : n == 4 ? DType::i32 : DType::i64;
-  } else return false;
+  } else
+    return false;
   return true;
 }
 
@@ -238,8 +264,8 @@ void release_buffer(void* owner) {
 bool is_bfloat16_array(PyObject* array) {
   PyObject* dtype = PyObject_GetAttrString(array, "dtype");
   PyObject* text = dtype ? PyObject_GetAttrString(dtype, "name") : nullptr;
-  bool yes = text && PyUnicode_Check(text) &&
-             PyUnicode_CompareWithASCIIString(text, "bfloat16") == 0;
+  bool yes =
+      text && PyUnicode_Check(text) && PyUnicode_CompareWithASCIIString(text, "bfloat16") == 0;
   Py_XDECREF(text);
   Py_XDECREF(dtype);
   PyErr_Clear();
@@ -283,8 +309,8 @@ TensorRef tensor_from_array(PyObject* array) {
 
   DType dtype;
   if (!buffer_dtype(*view, &dtype)) {
-    fail(ErrorKind::dtype, "from_numpy", "there is no tensor dtype for these elements",
-         kNumPyTypes, type_text(array), "array.astype(numpy.float32)");
+    fail(ErrorKind::dtype, "from_numpy", "there is no tensor dtype for these elements", kNumPyTypes,
+         type_text(array), "array.astype(numpy.float32)");
   }
   const int64_t size = view->itemsize;
   Dims shape, strides;
@@ -304,8 +330,8 @@ TensorRef tensor_from_array(PyObject* array) {
   }
   const bool readonly = view->readonly;
   void* data = view->buf;
-  auto storage = Storage::wrap(data, count ? size_t((last + 1) * size) : 0, release_buffer,
-                               view.get());
+  auto storage =
+      Storage::wrap(data, count ? size_t((last + 1) * size) : 0, release_buffer, view.get());
   releaser.view = nullptr;
   (void)view.release();
   storage->readonly = readonly;

@@ -1,6 +1,10 @@
 // The interpreter hook, and the callbacks by which the core runs Python.
 #include "interpreter.h"
 
+#include <pthread.h>
+
+#include <vector>
+
 #include "convert.h"
 #include "core/pool.h"
 #include "tensor.h"
@@ -21,6 +25,11 @@ Tensors unwrap_results(const Op& op, PyObject* result) {
   for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(result); ++i) {
     out.push_back(expect_tensor(PySequence_Fast_GET_ITEM(result, i), op.name));
   }
+  if (op.outputs > 0 && out.size() != size_t(op.outputs)) {
+    raise(PyExc_TypeError, std::string(op.name) + ": an implementation returned " +
+                               std::to_string(out.size()) + " tensors, expected " +
+                               std::to_string(op.outputs));
+  }
   return out;
 }
 
@@ -28,9 +37,10 @@ Tensors unwrap_results(const Op& op, PyObject* result) {
 template <class... A>
 Owned call_method(PyObject* object, PyObject* method, A... arguments) {
   PyObject* stack[] = {object, arguments...};
-  return check(PyObject_VectorcallMethod(method, stack,
-                                         (sizeof...(A) + 1) | PY_VECTORCALL_ARGUMENTS_OFFSET,
-                                         nullptr));
+  return check(run_python([&] {
+    return PyObject_VectorcallMethod(method, stack,
+                                     (sizeof...(A) + 1) | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr);
+  }));
 }
 
 // One per thread: stands in dispatch while that thread has an interpreter.
@@ -87,7 +97,8 @@ Owned call_with_attributes(PyObject* f, Small<Owned, 8> args, const Op& op, cons
   if (extra) args.push_back(std::move(extra));
   Small<PyObject*, 8> stack;
   for (const Owned& o : args) stack.push_back(o.get());
-  return check(PyObject_Vectorcall(f, stack.data(), positional, names));
+  return check(
+      run_python([&] { return PyObject_Vectorcall(f, stack.data(), positional, names); }));
 }
 
 Tensors run_foreign(const Op& op, const Tensors& in, const Attrs& attrs, Tensor*) {
@@ -102,8 +113,7 @@ Tensors run_foreign(const Op& op, const Tensors& in, const Attrs& attrs, Tensor*
   Small<Owned, 8> args;
   for (const TensorRef& t : in) args.push_back(check(wrap(t)));
   PyObject* names = python_op(op).names;
-  return unwrap_results(op,
-                        call_with_attributes(f.get(), std::move(args), op, attrs, names).get());
+  return unwrap_results(op, call_with_attributes(f.get(), std::move(args), op, attrs, names).get());
 }
 
 // For a vjp that takes `needs` (Op.selective), the attributes' names and that one; else null.
@@ -148,9 +158,9 @@ Tensors call_vjp(const Op& op, const Tensors& grads, const Tensors& outputs, con
   }
   for (const TensorRef& t : inputs) args.push_back(check(wrap(t)));
   PyObject* selective = selective_names(op);
-  Owned result = call_with_attributes(
-      f.get(), std::move(args), op, attrs, selective ? selective : python_op(op).names,
-      selective ? wanted_gradients(inputs.size()) : Owned());
+  Owned result = call_with_attributes(f.get(), std::move(args), op, attrs,
+                                      selective ? selective : python_op(op).names,
+                                      selective ? wanted_gradients(inputs.size()) : Owned());
   if (!PyTuple_Check(result.get()) || PyTuple_GET_SIZE(result.get()) != Py_ssize_t(inputs.size())) {
     raise(PyExc_TypeError, std::string(op.name) + ": the vjp must return a tuple of " +
                                std::to_string(inputs.size()) + " gradients");
@@ -163,8 +173,25 @@ Tensors call_vjp(const Op& op, const Tensors& grads, const Tensors& outputs, con
   return out;
 }
 
-void* release_lock() { return PyGILState_Check() ? PyEval_SaveThread() : nullptr; }
-void retake_lock(void* state) { PyEval_RestoreThread(static_cast<PyThreadState*>(state)); }
+// Kernels that run without the interpreter lock, and the memory that tensors gave up meanwhile.
+// Both are guarded by the lock.
+int unlocked_kernels = 0;
+std::vector<Ref<Storage>> retired;
+
+void* release_lock() {
+  if (!PyGILState_Check()) return nullptr;
+  ++unlocked_kernels;
+  return PyEval_SaveThread();
+}
+void retake_lock(void* state) {
+  run_python([&] {
+    PyEval_RestoreThread(static_cast<PyThreadState*>(state));
+    return 0;
+  });
+  if (--unlocked_kernels == 0 && !retired.empty()) {
+    const auto last = std::exchange(retired, {});
+  }
+}
 
 PyObject* install_interpreter(PyObject*, PyObject* object) {
   return guarded([&] {
@@ -177,6 +204,10 @@ PyObject* install_interpreter(PyObject*, PyObject* object) {
 }
 
 }  // namespace
+
+void retire(Ref<Storage> storage) {
+  if (unlocked_kernels) retired.push_back(std::move(storage));
+}
 
 PyObject* interpreter() {
   PythonRecorder& mine = this_thread();
@@ -211,6 +242,8 @@ void init_interpreter() {
   foreign_kernel = run_foreign;
   vjp_callback = call_vjp;
   long_work_hooks = {release_lock, retake_lock};
+  // A forked child has none of the threads that ran kernels.
+  pthread_atfork(nullptr, nullptr, [] { unlocked_kernels = 0; });
 }
 
 PyMethodDef interpreter_functions[] = {

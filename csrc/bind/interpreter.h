@@ -22,6 +22,10 @@ void tell_read(PyObject* tensor, PyObject* value);
 void tell_create(PyObject* tensor, PyObject* data);
 void tell_grad(PyObject* tensor, PyObject* value, bool written);
 
+// Takes memory that a tensor has exchanged for other memory.  Kernels that run without the
+// interpreter lock know their operands' addresses only: it is freed when all have finished.
+void retire(Ref<Storage> storage);
+
 // Installs the callbacks by which the core runs Python implementations and gradients.
 void init_interpreter();
 extern PyMethodDef interpreter_functions[];

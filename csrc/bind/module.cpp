@@ -61,28 +61,37 @@ void translate(std::exception_ptr e) {
 
 void bind_module(py::module_& m) {
   py::register_exception_translator(translate);
-  m.def("registry_hash", [] { return std::string(registry_hash()); },
-        "Of the definitions the extension was generated from.");
-  m.def("op_names", [] {
-    py::list names;
-    for (int i = 0; i < op_count(); ++i) names.append(op(uint16_t(i)).name);
-    return names;
-  }, "The names of the extension's ops, by id.");
-  m.def("instruction_set", [] {
-    static const char* const kNames[kIsas] = {"baseline", "avx2", "avx512"};
-    return std::string(kNames[isa()]);
-  }, "The instruction set whose kernels run: \"baseline\", \"avx2\" or \"avx512\".");
-  m.def("set_blas_path", [](const std::string& path) { set_blas_path(path.c_str()); },
-        py::arg("path"), "Where the BLAS library lies; it is loaded by the first product.");
+  m.def(
+      "registry_hash", [] { return std::string(registry_hash()); },
+      "Of the definitions the extension was generated from.");
+  m.def(
+      "op_names",
+      [] {
+        py::list names;
+        for (int i = 0; i < op_count(); ++i) names.append(op(uint16_t(i)).name);
+        return names;
+      },
+      "The names of the extension's ops, by id.");
+  m.def(
+      "instruction_set",
+      [] {
+        static const char* const kNames[kIsas] = {"baseline", "avx2", "avx512"};
+        return std::string(kNames[isa()]);
+      },
+      "The instruction set whose kernels run: \"baseline\", \"avx2\" or \"avx512\".");
+  m.def(
+      "set_blas_path", [](const std::string& path) { set_blas_path(path.c_str()); },
+      py::arg("path"), "Where the BLAS library lies; it is loaded by the first product.");
   m.def("get_num_threads", &num_threads, "The number of threads kernels run on.");
   m.def("set_num_threads", &set_threads, py::arg("threads"),
         "Sets the number of threads kernels run on.");
   m.def("memory_stats", &memory_stats, "The allocator's counters.");
   m.def("reset_peak_memory_stats", &reset_peak_stats, "Forgets the peak.");
   m.def("empty_cache", &empty_cache, "Gives cached memory back to the system.");
-  m.def("get_default_dtype", [] {
-    return py::reinterpret_borrow<py::object>(dtype_object(default_dtype()));
-  }, "The dtype of tensors made from Python floats.");
+  m.def(
+      "get_default_dtype",
+      [] { return py::reinterpret_borrow<py::object>(dtype_object(default_dtype())); },
+      "The dtype of tensors made from Python floats.");
   m.def("set_default_dtype", &set_default, py::arg("dtype"),
         "Sets the dtype of tensors made from Python floats.");
 }

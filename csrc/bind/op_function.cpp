@@ -13,8 +13,7 @@ namespace eager::bind {
 namespace {
 
 struct OpFunction {
-  PyObject_HEAD
-  vectorcallfunc vectorcall;
+  PyObject_HEAD vectorcallfunc vectorcall;
   const Op* op;
   PyObject* object;  // the eager.op.Op
 };
@@ -23,7 +22,8 @@ PyTypeObject* op_function_type;
 OpFunction* as_self(PyObject* o) { return reinterpret_cast<OpFunction*>(o); }
 
 bool is_scalar_expression(PyObject* o) {
-  static PyObject* type = import_attribute("eager.scalar", "Expr").release();
+  static PyObject* type;
+  import_once(type, "eager.scalar", "Expr");
   return Py_TYPE(o) == reinterpret_cast<PyTypeObject*>(type);
 }
 
@@ -137,8 +137,8 @@ PyType_Slot slots[] = {
     {Py_tp_doc, const_cast<char*>("Calls one op: function(*inputs, *attributes, **attributes).")},
     {0, nullptr}};
 PyType_Spec spec = {"eager._C.OpFunction", sizeof(OpFunction), 0,
-                    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL |
-                        Py_TPFLAGS_METHOD_DESCRIPTOR | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+                    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_METHOD_DESCRIPTOR |
+                        Py_TPFLAGS_DISALLOW_INSTANTIATION,
                     slots};
 
 // The callable of a definition; None if the extension was built without the op.  The id of the

@@ -57,8 +57,8 @@ class CompiledProgram {
       constants_.push_back(expect_tensor(object.ptr(), "program"));
       buffers_.at(size_t(buffer)) = constants_.back()->data();
     }
-    program_ = {words_.data(),  starts_.data(),   int32_t(workers), int32_t(epochs),
-                bodies_.data(), buffers_.data(), &flag_};
+    program_ = {words_.data(),   starts_.data(), int32_t(workers), int32_t(epochs), bodies_.data(),
+                buffers_.data(), &flag_};
   }
 
   void add_input(int buffer, const py::object& dtype, const py::object& shape) {
@@ -124,14 +124,13 @@ class CompiledProgram {
   }
 
   static void expect(const Tensor& t, const Type& type, size_t i) {
-    if (t.dtype == type.dtype && t.contiguous && t.device == Device::cpu &&
-        t.shape == type.shape) {
+    if (t.dtype == type.dtype && t.contiguous && t.device == Device::cpu && t.shape == type.shape) {
       return;
     }
     fail(ErrorKind::value, "program", "input " + std::to_string(i) + " does not fit",
          std::string("a contiguous tensor ") + name(type.dtype) + to_string(type.shape),
-         std::string(t.contiguous ? "" : "a strided tensor ") + name(t.dtype) +
-             to_string(t.shape) + " on " + name(t.device));
+         std::string(t.contiguous ? "" : "a strided tensor ") + name(t.dtype) + to_string(t.shape) +
+             " on " + name(t.device));
   }
 
   std::vector<int64_t> words_, starts_;
@@ -151,8 +150,7 @@ class CompiledProgram {
 }  // namespace
 
 void bind_program(py::module_& m) {
-  py::class_<CompiledProgram>(m, "Program",
-                              "A compiled program with its tables and its arena.")
+  py::class_<CompiledProgram>(m, "Program", "A compiled program with its tables and its arena.")
       .def(py::init<std::vector<int64_t>, std::vector<int64_t>, int, int,
                     const std::vector<uintptr_t>&, std::vector<std::string>, size_t,
                     const std::vector<std::pair<int, size_t>>&,

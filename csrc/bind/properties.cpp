@@ -23,7 +23,12 @@ PyObject* itemsize(PyObject* self, void*) {
 }
 PyObject* nbytes(PyObject* self, void*) {
   const TensorRef& t = tensor_of(self);
-  return PyLong_FromLongLong(t->numel * int64_t(item_size(t->dtype)));
+  // May exceed 64 bits: an expanded tensor has more elements than memory.
+  return guarded([&] {
+    Owned count = check(PyLong_FromLongLong(t->numel));
+    Owned size = check(PyLong_FromSize_t(item_size(t->dtype)));
+    return PyNumber_Multiply(count.get(), size.get());
+  });
 }
 PyObject* version(PyObject* self, void*) {
   return PyLong_FromUnsignedLong(tensor_of(self)->storage->version);
@@ -104,8 +109,8 @@ int assign_grad(PyObject* self, PyObject* value, void*) {
                  name(t->device), name(g->device));
           }
           if (g == t) {
-            fail(ErrorKind::value, "grad", "a tensor cannot be its own gradient",
-                 "another tensor", "the tensor itself");
+            fail(ErrorKind::value, "grad", "a tensor cannot be its own gradient", "another tensor",
+                 "the tensor itself");
           }
           t->meta().grad = g;
         }
@@ -145,10 +150,10 @@ int assign_data(PyObject* self, PyObject* value, void*) {
         if (!value) raise(PyExc_AttributeError, "data cannot be deleted");
         const TensorRef& from = expect_tensor(value, "data");
         if (t->requires_grad() && !is_floating(from->dtype)) {
-          fail(ErrorKind::dtype, "data", "only floating tensors have gradients",
-               "a floating dtype", name(from->dtype));
+          fail(ErrorKind::dtype, "data", "only floating tensors have gradients", "a floating dtype",
+               name(from->dtype));
         }
-        t->storage = from->storage;
+        retire(std::exchange(t->storage, from->storage));
         t->shape = from->shape;
         t->strides = from->strides;
         t->offset = from->offset;

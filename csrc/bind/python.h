@@ -3,6 +3,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <structmember.h>
+#include <unistd.h>
 
 #include <exception>
 #include <string>
@@ -75,10 +76,26 @@ PyObject* guarded(F&& f) noexcept {
   return guarded(std::forward<F>(f), static_cast<PyObject*>(nullptr));
 }
 
+// Calls `f`, which runs Python code.  While the runtime shuts down, CPython ends every other thread
+// that asks for the interpreter lock by unwinding its stack.  The destructors of our frames must
+// not run then, without the lock: the thread sleeps until the process ends.
+template <class F>
+auto run_python(F&& f) {
+  struct Sleep {
+    bool returned = false;
+    ~Sleep() {
+      while (!returned) pause();
+    }
+  } sleep;
+  auto result = f();
+  sleep.returned = true;
+  return result;
+}
+
 // Holds the interpreter lock, whether or not this thread had it.
 class Gil {
  public:
-  Gil() : state_(PyGILState_Ensure()) {}
+  Gil() : state_(run_python(PyGILState_Ensure)) {}
   ~Gil() { PyGILState_Release(state_); }
   Gil(const Gil&) = delete;
 
@@ -92,12 +109,9 @@ using FastCall = PyObject* (*)(PyObject* self, PyObject* const* args, Py_ssize_t
 inline PyCFunction as_method(FastCall f) {
   return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(f));
 }
-#define EAGER_FAST(name, f, doc) \
-  { name, as_method(f), METH_FASTCALL | METH_KEYWORDS, doc }
-#define EAGER_NOARGS(name, f, doc) \
-  { name, f, METH_NOARGS, doc }
-#define EAGER_ONE(name, f, doc) \
-  { name, f, METH_O, doc }
+#define EAGER_FAST(name, f, doc) {name, as_method(f), METH_FASTCALL | METH_KEYWORDS, doc}
+#define EAGER_NOARGS(name, f, doc) {name, f, METH_NOARGS, doc}
+#define EAGER_ONE(name, f, doc) {name, f, METH_O, doc}
 
 // The arguments of a fast call sorted by parameter; those not given are null.
 // `required` parameters must be given; only the first `positional` may be given by position.
@@ -132,6 +146,16 @@ inline Owned interned(const char* s) { return check(PyUnicode_InternFromString(s
 inline Owned import_attribute(const char* module, const char* name) {
   Owned m = check(PyImport_ImportModule(module));
   return check(PyObject_GetAttrString(m.get(), name));
+}
+// The same, looked up once and kept in `place`.  A function's static variable would not do as a
+// place with an initialiser: an import may let other threads in, and one of them would wait for
+// the initialisation with the interpreter lock in its hands.
+inline PyObject* import_once(PyObject*& place, const char* module, const char* name) {
+  if (!place) {
+    PyObject* found = import_attribute(module, name).release();
+    if (!place) place = found;  // else another thread was faster; both live forever
+  }
+  return place;
 }
 
 }  // namespace eager::bind

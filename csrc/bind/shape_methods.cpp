@@ -10,8 +10,8 @@ namespace {
 PyObject* reshape_method(PyObject* self, PyObject* const* args, Py_ssize_t n) {
   return guarded([&] {
     const TensorRef& x = tensor_of(self);
-    return wrap(reshape(x, resolve_shape("reshape", ints_or_sequence(args, n, "reshape"),
-                                         x->numel)));
+    return wrap(
+        reshape(x, resolve_shape("reshape", ints_or_sequence(args, n, "reshape"), x->numel)));
   });
 }
 
@@ -210,8 +210,8 @@ PyObject* mean(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* na
 
 }  // namespace
 
-#define EAGER_VARARGS(name, f, doc)                                                             \
-  { name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(f)), METH_FASTCALL, doc }
+#define EAGER_VARARGS(name, f, doc) \
+  {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(f)), METH_FASTCALL, doc}
 
 PyMethodDef shape_methods[] = {
     EAGER_VARARGS("reshape", reshape_method,

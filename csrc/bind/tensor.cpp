@@ -28,13 +28,10 @@ PyObject* attach(PyTensor* self, TensorRef t) {
 void tensor_dealloc(PyObject* o) {
   PyObject_GC_UnTrack(o);
   PyTensor* self = as_self(o);
+  // First of all: what follows may run Python code, which must not find this object again.
+  if (self->t && self->t->pyobj == self) self->t->pyobj = nullptr;
   if (self->weakrefs) PyObject_ClearWeakRefs(o);
   Py_CLEAR(self->dict);
-  if (self->t) {
-    if (self->t->pyobj == self) self->t->pyobj = nullptr;
-    // What this frees may run Python code; the object itself is out of reach by now.
-    TensorRef last = std::move(self->t);
-  }
   self->t.~TensorRef();
   PyTypeObject* type = Py_TYPE(o);
   if (type == tensor_type && free_count < kFreeMax) {
@@ -77,8 +74,8 @@ int set_dict(PyObject* self, PyObject* value, void*) {
 
 PyObject* tensor_repr(PyObject* self) {
   return guarded([&] {
-    static PyObject* repr = import_attribute("eager._repr", "tensor_repr").release();
-    return PyObject_CallOneArg(repr, self);
+    static PyObject* repr;
+    return PyObject_CallOneArg(import_once(repr, "eager._repr", "tensor_repr"), self);
   });
 }
 
@@ -151,7 +148,9 @@ Def* joined(std::initializer_list<const Def*> tables) {
 }
 
 template <class F>
-void* slot(F f) { return reinterpret_cast<void*>(f); }
+void* slot(F f) {
+  return reinterpret_cast<void*>(f);
+}
 
 }  // namespace
 
@@ -173,8 +172,7 @@ void init_tensor_type(PyObject* module) {
       {Py_tp_members, members},
       {Py_tp_getset, joined<PyGetSetDef>({tensor_properties, dict_property})},
       {Py_tp_methods, joined<PyMethodDef>({shape_methods, value_methods, interchange_methods,
-                                           dlpack_methods, creation_methods,
-                                           autograd_methods})},
+                                           dlpack_methods, creation_methods, autograd_methods})},
       {Py_tp_doc, const_cast<char*>("Tensor(data)\n\nAn array of numbers of one dtype, with its "
                                     "place in the tape.  Make one with eager.tensor.")},
       {Py_sq_length, slot(tensor_length)},

@@ -5,8 +5,7 @@
 namespace eager::bind {
 
 struct PyTensor {
-  PyObject_HEAD
-  TensorRef t;
+  PyObject_HEAD TensorRef t;
   PyObject* dict;
   PyObject* weakrefs;
 };

@@ -96,8 +96,7 @@ PyObject* device_new(PyTypeObject*, PyObject* args, PyObject* kwargs) {
   return guarded([&]() -> PyObject* {
     PyObject* given;
     static const char* names[] = {"type", nullptr};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O:device", const_cast<char**>(names),
-                                     &given)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O:device", const_cast<char**>(names), &given)) {
       return nullptr;
     }
     return Py_NewRef(device_object(to_device(given)));
@@ -144,8 +143,9 @@ PyType_Slot device_slots[] = {
     {Py_tp_hash, reinterpret_cast<void*>(device_hash)},
     {Py_tp_methods, device_methods},
     {Py_tp_getset, device_properties},
-    {Py_tp_doc, const_cast<char*>(
-        "device(type)\n\nWhere a tensor lives: \"cpu\", or \"meta\" for shape and dtype only.")},
+    {Py_tp_doc,
+     const_cast<char*>(
+         "device(type)\n\nWhere a tensor lives: \"cpu\", or \"meta\" for shape and dtype only.")},
     {0, nullptr}};
 PyType_Spec device_spec = {"eager.device", sizeof(PyDevice), 0, Py_TPFLAGS_DEFAULT, device_slots};
 
@@ -231,15 +231,16 @@ bool looks_like_dtype(PyObject* o) {
   return is_dtype(o) || t == &PyFloat_Type || t == &PyLong_Type || t == &PyBool_Type;
 }
 
-void expect_memory_format(const char* what, PyObject* o) {
-  if (!o || o == Py_None) return;
+bool wants_channels_last(const char* what, PyObject* o) {
+  if (!o || o == Py_None) return false;
   Owned name(PyObject_GetAttrString(o, "name"));
   const char* text = name && PyUnicode_Check(name.get()) ? PyUnicode_AsUTF8(name.get()) : nullptr;
   PyErr_Clear();
   const std::string given = text ? text : Py_TYPE(o)->tp_name;
-  if (given == "contiguous_format" || given == "preserve_format") return;
-  fail(ErrorKind::value, what, "this memory format is not supported",
-       "eager.contiguous_format or eager.preserve_format", given);
+  if (given == "contiguous_format" || given == "preserve_format") return false;
+  if (given == "channels_last") return true;
+  fail(ErrorKind::value, what, "this is no memory format",
+       "eager.contiguous_format, eager.preserve_format or eager.channels_last", given);
 }
 
 DType to_dtype(PyObject* o) {
@@ -255,8 +256,8 @@ DType to_dtype(PyObject* o) {
 Device to_device(PyObject* o) {
   if (Py_TYPE(o) == device_type) return device_of(o);
   if (!PyUnicode_Check(o)) {
-    raise(PyExc_TypeError, std::string("expected a device or its name, not ") +
-                               Py_TYPE(o)->tp_name);
+    raise(PyExc_TypeError,
+          std::string("expected a device or its name, not ") + Py_TYPE(o)->tp_name);
   }
   const char* text = PyUnicode_AsUTF8(o);
   if (!text) throw PythonError();

@@ -5,12 +5,10 @@
 namespace eager::bind {
 
 struct PyDType {
-  PyObject_HEAD
-  DType value;
+  PyObject_HEAD DType value;
 };
 struct PyDevice {
-  PyObject_HEAD
-  Device value;
+  PyObject_HEAD Device value;
 };
 
 extern PyTypeObject* dtype_type;
@@ -28,8 +26,8 @@ inline bool is_dtype(PyObject* o) { return Py_TYPE(o) == dtype_type; }
 // A dtype object, or one of Python's float, int and bool (float64, int64, bool).
 DType to_dtype(PyObject* o);
 bool looks_like_dtype(PyObject* o);
-// Fails unless `o` is absent, None, or a memory format that means dense rows.
-void expect_memory_format(const char* what, PyObject* o);
+// Whether `o` is channels_last; false if it is absent, None, or a format that means dense rows.
+bool wants_channels_last(const char* what, PyObject* o);
 // A device object or its name.
 Device to_device(PyObject* o);
 

@@ -11,26 +11,41 @@ PyObject* detach(PyObject* self, PyObject*) {
   return guarded([&] { return wrap(call(*known.detach, {tensor_of(self)}, Attrs())); });
 }
 
-// Reads the one argument of a method that takes only memory_format.
-void read_format(const char* what, PyObject* const* args, Py_ssize_t n, PyObject* names) {
-  if (n == 0 && !names) return;
+// Whether the one argument of a method that takes only memory_format is channels_last.
+bool read_format(const char* what, PyObject* const* args, Py_ssize_t n, PyObject* names) {
+  if (n == 0 && !names) return false;
   const Signature<1> signature{what, {"memory_format"}, 0};
   Arguments<1> a(signature, args, n, names);
-  expect_memory_format(what, a[0]);
+  return wants_channels_last(what, a[0]);
+}
+
+// `x` (N, C, H, W) with the channels of a pixel side by side in memory.
+TensorRef channels_last(const char* what, const TensorRef& x) {
+  if (x->ndim() != 4) {
+    fail(ErrorKind::shape, what, "channels_last is defined for images", "shape (N, C, H, W)",
+         "shape " + to_string(x->shape));
+  }
+  TensorRef pixels = permute(x, {0, 2, 3, 1});
+  if (pixels->contiguous) return x;
+  return permute(unary(*known.clone, pixels), {0, 3, 1, 2});
 }
 
 PyObject* clone(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* names) {
   return guarded([&] {
-    read_format("clone", args, n, names);
-    return wrap(unary(*known.clone, tensor_of(self)));
+    bool images = read_format("clone", args, n, names);
+    TensorRef copy = unary(*known.clone, tensor_of(self));
+    return wrap(images ? channels_last("clone", copy) : copy);
   });
 }
 
 PyObject* contiguous(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* names) {
   return guarded([&] {
-    read_format("contiguous", args, n, names);
-    if (tensor_of(self)->contiguous) return Py_NewRef(self);
-    return wrap(unary(*known.clone, tensor_of(self)));
+    const TensorRef& x = tensor_of(self);
+    if (read_format("contiguous", args, n, names)) {
+      TensorRef y = channels_last("contiguous", x);
+      return y.get() == x.get() ? Py_NewRef(self) : wrap(y);
+    }
+    return x->contiguous ? Py_NewRef(self) : wrap(unary(*known.clone, x));
   });
 }
 
@@ -41,28 +56,33 @@ TensorRef to_device(const TensorRef& x, Device device) {
        "empty_like(x, device=\"cpu\")");
 }
 
-PyObject* convert(PyObject* self, DType dtype, Device device, bool copy) {
+PyObject* convert(PyObject* self, DType dtype, Device device, bool copy, bool images = false) {
   const TensorRef& x = tensor_of(self);
   TensorRef y = to_dtype(to_device(x, device), dtype);
+  if (images) y = channels_last("to", y);
   if (y.get() != x.get()) return wrap(y);
   return copy ? wrap(unary(*known.clone, x)) : Py_NewRef(self);
 }
 
-// to(dtype), to(device), to(device, dtype), to(other), with or without names.
+// to(dtype), to(device), to(device, dtype), to(other), with or without names; further positional
+// arguments are non_blocking and copy.
 PyObject* to(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* names) {
   return guarded([&] {
-    static const Signature<8> signature{"to",
-                                        {"first", "second", "dtype", "device", "other", "copy",
-                                         "non_blocking", "memory_format"},
-                                        0,
-                                        2};
-    Arguments<8> a(signature, args, n, names);
-    expect_memory_format("to", a[7]);
+    static const Signature<10> signature{"to",
+                                         {"first", "second", "third", "fourth", "dtype", "device",
+                                          "other", "copy", "non_blocking", "memory_format"},
+                                         0,
+                                         4};
+    Arguments<10> a(signature, args, n, names);
     DType dtype = tensor_of(self)->dtype;
     Device device = tensor_of(self)->device;
-    for (int i = 0; i < 5; ++i) {
+    bool copy = a.truth(7);
+    int flags = 0;
+    for (int i = 0; i < 7; ++i) {
       if (!a.has(i)) continue;
-      if (is_tensor(a[i])) {
+      if (i < 4 && PyBool_Check(a[i])) {
+        if (++flags == 2) copy = a.truth(i);
+      } else if (is_tensor(a[i])) {
         dtype = tensor_of(a[i])->dtype;
         device = tensor_of(a[i])->device;
       } else if (looks_like_dtype(a[i])) {
@@ -71,15 +91,15 @@ PyObject* to(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* name
         device = bind::to_device(a[i]);
       }
     }
-    return convert(self, dtype, device, a.truth(5));
+    return convert(self, dtype, device, copy, wants_channels_last("to", a[9]));
   });
 }
 
 template <DType dtype>
 PyObject* to_fixed(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* names) {
   return guarded([&] {
-    read_format("to", args, n, names);
-    return convert(self, dtype, tensor_of(self)->device, false);
+    bool images = read_format("to", args, n, names);
+    return convert(self, dtype, tensor_of(self)->device, false, images);
   });
 }
 PyObject* cpu(PyObject* self, PyObject*) {

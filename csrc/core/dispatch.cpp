@@ -94,6 +94,11 @@ void compute_into(const Op& op, const Tensors& in, const Attrs& attrs, Tensor& t
 
 Tensors execute_in_place(const Op& op, const Tensors& in, const Attrs& attrs, Tensor& target) {
   check_writable(op.name, target);
+  for (const TensorRef& t : in) {
+    if (t->device == Device::cpu || target.device == Device::meta) continue;
+    fail(ErrorKind::device, op.name, "a meta tensor has no elements to write", "tensors on cpu",
+         "shape " + to_string(t->shape) + " on meta");
+  }
   const TensorRef keep(&target);
   const bool recording = grad_enabled();
   const bool wants = wants_grad(op, in) && is_floating(target.dtype);

@@ -246,7 +246,7 @@ Tensors elementwise_kernel(const Op& op, const Tensors& in, const Attrs& attrs, 
 void elementwise_into(const Op& op, const Tensors& in, const Attrs& attrs, const Tensors& out) {
   const Inferred r = infer_elementwise(op, in, attrs);
   for (const TensorRef& t : out) check_target(op, r.shape, r.dtype, *t);
-  if (r.device == Device::meta || !out[0]->numel) return;
+  if (r.device == Device::meta || out[0]->device == Device::meta || !out[0]->numel) return;
   Tensors into = out;
   for (TensorRef& t : into)
     for (const TensorRef& x : in)
@@ -280,7 +280,7 @@ TensorRef fast_elementwise(const Op& op, const Tensor& a, const Tensor* b, Tenso
     if (one->weak ? is_higher(one->dtype, like->dtype) : one->dtype != like->dtype) return nullptr;
   }
   if (like->weak || !like->contiguous || a.device != Device::cpu) return nullptr;
-  if (b && b->device != Device::cpu) return nullptr;
+  if ((b && b->device != Device::cpu) || (out && out->device != Device::cpu)) return nullptr;
   const OpInfo& info = info_of(op);
   const Loop loop = info.fast[int(like->dtype)];
   if (!loop || (one && one->weak && like->dtype == DType::b8)) return nullptr;

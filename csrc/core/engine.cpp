@@ -1,10 +1,14 @@
 // Backward: walks the tape from outputs to leaves.
+#include <pthread.h>
+
 #include <algorithm>
 #include <cstring>
+#include <mutex>
 #include <string>
 #include <vector>
 
 #include "kernels.h"
+#include "pool.h"
 #include "tape_internal.h"
 
 namespace eager::core {
@@ -358,23 +362,52 @@ TensorRef add_gradients(TensorRef a, TensorRef b, bool create_graph) {
   return to_a ? a : b;
 }
 
+namespace {
+
+// Large sums run without the interpreter lock: this keeps a second thread from adding to the same
+// gradient meanwhile.
+class LargeSum {
+ public:
+  explicit LargeSum(bool large) : lock_(*mutex(), std::defer_lock) {
+    if (!large || lock_.try_lock()) return;
+    LongWork wait(true);  // the other thread needs the interpreter lock to finish
+    lock_.lock();
+  }
+
+ private:
+  // A forked child must not inherit the mutex locked by a thread that it does not have.
+  static std::mutex*& mutex() {
+    static std::mutex* m = [] {
+      pthread_atfork(nullptr, nullptr, [] { mutex() = new std::mutex; });
+      return new std::mutex;
+    }();
+    return m;
+  }
+  std::unique_lock<std::mutex> lock_;
+};
+
+}  // namespace
+
 void add_to_grad(Tensor& t, TensorRef g, bool create_graph) {
   const EngineOps& ops = engine_ops();
-  TensorRef& grad = t.meta().grad;
+  // While kernels run, other threads may drop the tensor, or set or drop its gradient.
+  const TensorRef keep(&t);
   const bool dispatched = dispatches(*g, create_graph);
+  if (!t.meta().grad && (create_graph || !is_ours(g))) {
+    // Somebody else may hold this gradient, and later ones are added in place.
+    g = (dispatched ? dispatch(ops.clone, {g}, {})
+                    : ops.clone.kernel(ops.clone, {g}, {}, nullptr))[0];
+  }
+  const TensorRef grad = t.meta().grad;
   if (!grad) {
-    if (!create_graph && is_ours(g)) {
-      grad = std::move(g);
-    } else {
-      // Somebody else may hold this gradient, and later ones are added in place.
-      grad = (dispatched ? dispatch(ops.clone, {g}, {})
-                         : ops.clone.kernel(ops.clone, {g}, {}, nullptr))[0];
-    }
+    t.meta().grad = std::move(g);
   } else if (create_graph) {
-    grad = dispatch(ops.add, {grad, g}, {})[0];
+    TensorRef sum = dispatch(ops.add, {grad, g}, {})[0];
+    t.meta().grad = std::move(sum);
   } else if (dispatched) {
     dispatch(ops.add, {grad, g}, {}, grad.get());
   } else {
+    LargeSum alone(g->numel >= 1 << 18);
     elementwise_into(ops.add, {grad, g}, {}, {grad});
     ++grad->storage->version;
   }

@@ -58,6 +58,13 @@ void remove_hook(uint64_t id) {
   if (removed.drop) removed.drop(removed.context);  // may call back: outside the lock
 }
 
+std::vector<void*> hook_contexts(const Node& node) {
+  std::vector<void*> contexts;
+  if (!node.extras) return contexts;
+  for (const Hook& h : node.extras->hooks) contexts.push_back(h.context);
+  return contexts;
+}
+
 void retain_grad(Tensor& t) {
   const Edge edge = wanted_edge(t, "retain_grad");
   AutogradMeta& meta = t.meta();
@@ -95,15 +102,20 @@ void run_hooks(Node& node, Tensors& grads, bool create_graph) {
         if (!(changed->shape == grads[hook.output]->shape))
           fail(ErrorKind::shape, "hook", "the hook changed the gradient's shape",
                to_string(grads[hook.output]->shape), to_string(changed->shape));
+        if (changed->device != grads[hook.output]->device)
+          fail(ErrorKind::device, "hook", "the hook changed the gradient's device",
+               name(grads[hook.output]->device), name(changed->device));
         grads[hook.output] = changed;
       }
       break;
     }
   }
-  const std::vector<Watched> retained = node.extras->retained;
-  for (const Watched& w : retained)
+  // Adding may let other code run, which may drop the tensors or retain more of them.
+  std::vector<std::pair<TensorRef, uint32_t>> retained;
+  for (const Watched& w : node.extras->retained)
     if (w.output < grads.size() && grads[w.output])
-      add_to_grad(*w.tensor, grads[w.output], create_graph);
+      retained.emplace_back(TensorRef(w.tensor), w.output);
+  for (const auto& [tensor, output] : retained) add_to_grad(*tensor, grads[output], create_graph);
 }
 
 }  // namespace eager::core

@@ -32,7 +32,8 @@ void check_integral(const Op& op, const Tensor& index) {
          name(index.dtype), "convert the index with .long()");
 }
 
-// The index as a packed int64 tensor of values in [0, n).
+// The index as a packed int64 tensor of values in [0, n).  It may be the caller's own memory: called
+// after copies, which can let other threads in, and before it is read, where nothing does.
 TensorRef wrap_indices(const Op& op, const TensorRef& index, int64_t n) {
   TensorRef packed = contiguous(cast(index, DType::i64));
   const int64_t* p = packed->as<int64_t>();
@@ -151,9 +152,9 @@ Tensors kernel_index_select(const Op& op, const Tensors& in, const Attrs& attrs,
   shape[dim] = count;
   TensorRef y = Tensor::empty(shape, x.dtype, x.device);
   if (x.device == Device::meta) return {y};
+  const TensorRef packed = y->numel ? contiguous(in[0]) : y;
   const TensorRef index = wrap_indices(op, in[1], n);
   if (y->numel == 0) return {y};
-  const TensorRef packed = contiguous(in[0]);
   const int64_t* at = index->as<int64_t>();
   const int64_t inner = product(shape, dim + 1, shape.size());
   const size_t row = size_t(inner) * item_size(x.dtype);
@@ -196,9 +197,9 @@ Tensors write_rows(const Op& op, const Tensors& in, const Attrs& attrs, Tensor* 
     fail(ErrorKind::shape, op.name, "the source does not match the index", to_string(shape),
          to_string(in[2]->shape));
   if (x.device == Device::meta) return {Tensor::empty(x.shape, x.dtype, x.device)};
-  const TensorRef index = wrap_indices(op, in[1], n);
   const TensorRef src = contiguous(cast(in[2], x.dtype));
   const TensorRef y = accumulate_into(in[0], out);
+  const TensorRef index = wrap_indices(op, in[1], n);
   if (src->numel == 0) return {y};
   const int64_t* at = index->as<int64_t>();
   const int64_t inner = product(shape, dim + 1, shape.size()), outer = product(shape, 0, dim);
@@ -285,8 +286,8 @@ Tensors kernel_scatter_add(const Op& op, const Tensors& in, const Attrs& attrs, 
   const size_t dim = check_dim(op, AttrReader(attrs).integer(), *x);
   check_inside(op, *x, *idx, dim, "the tensor");
   check_inside(op, *src, *idx, src->ndim(), "the source");
-  const TensorRef index = wrap_indices(op, idx, x->shape[dim]);
   const TensorRef result = accumulate_into(in[0], out), y = at_least_1d(result);
+  const TensorRef index = wrap_indices(op, idx, x->shape[dim]);
   if (index->numel == 0) return {result};
   const LineWalk walk{index->shape, dim, y->strides, src->strides};
   const int64_t line = index->shape.back(), step = walk.x_step(), stride = y->strides[dim];

@@ -48,6 +48,11 @@ void multi_update(const Op& op, const std::vector<Tensors>& inputs,
   for (size_t i = 0; i < inputs.size(); ++i) {
     const Inferred r = infer_elementwise(op, inputs[i], {});
     for (const TensorRef& t : targets[i]) check_target(op, r.shape, r.dtype, *t);
+    for (const TensorRef& t : targets[i]) {
+      if (t->device == r.device) continue;
+      fail(ErrorKind::device, op.name, "the targets are on another device", name(r.device),
+           name(t->device));
+    }
     if (r.device == Device::meta || !targets[i][0]->numel) continue;
     if (any_overlap(inputs[i], targets[i])) {
       elementwise_into(op, inputs[i], {}, targets[i]);

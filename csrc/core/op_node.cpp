@@ -169,7 +169,9 @@ void OpNode::check_kept() const {
        "clone() the tensor before changing it, or use the operation that is not in place");
 }
 
+// Kernels let other threads in, whose backward may free what this one has begun to read.
 const TensorRef& OpNode::input(size_t i) const {
+  check_kept();
   const SavedInput& saved = inputs_[i];
   if (saved.version != saved.tensor->storage->version)
     changed(op_, "input " + std::to_string(i) + " of shape " + to_string(saved.tensor->shape),
@@ -178,6 +180,7 @@ const TensorRef& OpNode::input(size_t i) const {
 }
 
 TensorRef OpNode::output(size_t i) {
+  check_kept();
   SavedOutput& saved = outputs_[i];
   if (saved.version != saved.storage->version)
     changed(op_, "output of shape " + to_string(outputs[i].shape), saved.version,
@@ -232,16 +235,30 @@ TensorRef OpNode::recorded_input(size_t i) const {
 }
 
 Tensors OpNode::apply(Tensors grads, bool create_graph) {
-  check_kept();
   const Tensor* arrived = nullptr;
   for (const TensorRef& g : grads)
     if (g) arrived = g.get();
   // A vjp of several outputs reads all their gradients.
   for (size_t i = 0; i < grads.size(); ++i)
     if (!grads[i]) grads[i] = filled(outputs[i], 0);
+  check_kept();
   if (op_.grads && grads.size() == 1 && !dispatches(*arrived, create_graph))
     return generated(grads[0]);
   return python(grads, create_graph);
+}
+
+// A loop reads its operands at every index of the output.  That of a saved tensor has since changed
+// if its data was exchanged (x.data = other), which the tape does not see.
+void check_loop_operand(const Op& op, const Tensor& a, const Spec& y) {
+  bool fits = a.device == Device::cpu && a.ndim() <= y.shape.size();
+  if (fits && a.shape == y.shape) return;
+  for (size_t d = 0, lead = y.shape.size() - a.ndim(); fits && d < a.ndim(); ++d)
+    fits = a.shape[d] == 1 || a.shape[d] == y.shape[lead + d];
+  if (!fits)
+    fail(ErrorKind::version, op.name, "a tensor that its gradient needs was given other data",
+         "a tensor on cpu that broadcasts to " + to_string(y.shape),
+         "one of shape " + to_string(a.shape) + " on " + name(a.device),
+         "assign to .data after the backward");
 }
 
 // Each gradient in one pass over memory by its generated loop.
@@ -263,6 +280,7 @@ Tensors OpNode::generated(const TensorRef& g) {
       args.push_back(what == 0 ? g : what == 1 ? output(0) : input(what - 2u));
       if (op_.promotion == Promotion::select && what == 2) bools |= 1u << k;
     }
+    for (const TensorRef& a : args) check_loop_operand(op_, *a, y);
     // The cast to the input's dtype can ride along unless the engine sums first.
     const Spec& x = next[i].node->outputs[next[i].output];
     result[i] = Tensor::empty(y.shape, x.shape == y.shape ? x.dtype : y.dtype);

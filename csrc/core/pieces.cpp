@@ -41,7 +41,9 @@ Tensors kernel_cat(const Op& op, const Tensors& in, const Attrs& attrs, Tensor*)
            "sizes equal to " + to_string(first->shape) + " except in dimension " +
                std::to_string(dim),
            to_string(x->shape));
-    shape[size_t(dim)] += x->shape[size_t(dim)];
+    if (__builtin_add_overflow(shape[size_t(dim)], x->shape[size_t(dim)], &shape[size_t(dim)]))
+      fail(ErrorKind::shape, op.name, "the tensors are too large together", "fewer than 2**63",
+           to_string(x->shape));
   }
   TensorRef y = Tensor::empty(shape, result_dtype(op, in, attrs, nullptr), in[0]->device);
   if (y->device == Device::meta) return {y};
@@ -86,7 +88,7 @@ Tensors kernel_slice_scatter(const Op& op, const Tensors& in, const Attrs& attrs
   int64_t offset = y->offset;
   for (size_t d = 0; d < sizes.size(); ++d) {
     offset += starts[d] * y->strides[d];
-    strides.push_back(steps[d] * y->strides[d]);
+    strides.push_back(sizes[d] == 1 ? y->strides[d] : steps[d] * y->strides[d]);
   }
   copy_into(*src, *Tensor::view(*y, sizes, strides, offset));
   return {y};

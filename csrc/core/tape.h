@@ -91,6 +91,7 @@ Edge gradient_edge(Tensor& t);              // null node if t needs no gradient
 using HookFn = TensorRef (*)(void* context, const TensorRef& grad);
 uint64_t add_hook(Tensor& t, HookFn fn, void* context, void (*drop)(void*));
 void remove_hook(uint64_t id);
+std::vector<void*> hook_contexts(const Node&);  // for the garbage collector
 // Makes backward store the gradient of a non-leaf in its .grad; nothing to do for a leaf.
 void retain_grad(Tensor& t);
 

@@ -124,13 +124,18 @@ AutogradMeta& Tensor::meta() {
 }
 
 void Tensor::destroy(Tensor* t) {
-  // The node goes through Node::destroy, which works off the tape without recursion.
-  if (AutogradMeta* meta = t->autograd) {
-    meta->~AutogradMeta();
-    deallocate_object(meta, sizeof(AutogradMeta));
+  while (t) {
+    TensorRef grad;  // may have a gradient in turn, and so on: a loop needs no stack for them
+    // The node goes through Node::destroy, which works off the tape without recursion.
+    if (AutogradMeta* meta = t->autograd) {
+      grad = std::move(meta->grad);
+      meta->~AutogradMeta();
+      deallocate_object(meta, sizeof(AutogradMeta));
+    }
+    t->~Tensor();
+    deallocate_object(t, sizeof(Tensor));
+    t = grad.unique() ? grad.release() : nullptr;
   }
-  t->~Tensor();
-  deallocate_object(t, sizeof(Tensor));
 }
 
 DType default_dtype() { return default_float.load(std::memory_order_relaxed); }

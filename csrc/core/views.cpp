@@ -148,11 +148,13 @@ Tensors kernel_slice(const Op& op, const Tensors& in, const Attrs& attrs, Tensor
                 std::to_string(sizes[size_t(d)]));
   Dims shape, strides;
   int64_t offset = x.offset;
+  const bool empty = element_count(sizes) == 0;
   for (size_t d = 0; d < x.ndim(); ++d) {
-    if (sizes[d]) offset += starts[d] * x.strides[d];
+    if (!empty) offset += starts[d] * x.strides[d];
     if (std::find(drop.begin(), drop.end(), int64_t(d)) != drop.end()) continue;
     shape.push_back(sizes[d]);
-    strides.push_back(x.strides[d] * steps[d]);
+    // A step that leads nowhere may be of any size.
+    strides.push_back(empty || sizes[d] == 1 ? x.strides[d] : x.strides[d] * steps[d]);
   }
   return {Tensor::view(x, shape, strides, offset)};
 }
@@ -181,12 +183,9 @@ Tensors kernel_split(const Op& op, const Tensors& in, const Attrs& attrs, Tensor
   check_dim(op.name, dim, x.ndim());
   const int64_t n = x.shape[size_t(dim)], stride = x.strides[size_t(dim)];
   int64_t sum = 0;
-  bool negative = false;
-  for (int64_t s : sizes) {
-    sum += s;
-    negative |= s < 0;
-  }
-  if (sum != n || negative)
+  bool wrong = false;
+  for (int64_t s : sizes) wrong |= s < 0 || __builtin_add_overflow(sum, s, &sum);
+  if (sum != n || wrong)
     bad_shape(op.name, "the sizes do not add up to the dimension",
               "sizes that sum to " + std::to_string(n) + ", the size of dimension " +
                   std::to_string(dim) + " of " + to_string(x.shape),
@@ -196,7 +195,7 @@ Tensors kernel_split(const Op& op, const Tensors& in, const Attrs& attrs, Tensor
   int64_t start = 0;
   for (int64_t s : sizes) {
     shape[size_t(dim)] = s;
-    pieces.push_back(Tensor::view(x, shape, x.strides, x.offset + (s ? start * stride : 0)));
+    pieces.push_back(Tensor::view(x, shape, x.strides, x.offset + (x.numel ? start * stride : 0)));
     start += s;
   }
   return pieces;

@@ -182,9 +182,7 @@ class Function:
         tensors = tuple(a if isinstance(a, Tensor) else None for a in args)
         ctx = FunctionCtx(cls)
         wanted = is_grad_enabled()
-        ctx.needs_input_grad = tuple(
-            wanted and t is not None and t.requires_grad for t in tensors
-        )
+        ctx.needs_input_grad = tuple(wanted and t is not None and t.requires_grad for t in tensors)
         with no_grad():
             if cls.setup_context is Function.setup_context:
                 result = cls.forward(ctx, *args)

@@ -12,7 +12,7 @@ from eager import _C
 from eager.errors import DTypeError, helpful
 from eager.op import registry
 from eager.ops import functions as f
-from eager.ops.functions import create, pieces, random
+from eager.ops.functions import create, joining, pieces, random
 
 # Functions whose first argument is the tensor.
 _METHODS = [
@@ -33,6 +33,19 @@ _METHODS = [
     "square", "squeeze", "std", "sub", "subtract", "sum", "swapaxes", "swapdims", "take",
     "take_along_dim", "tan", "tanh", "tile", "tril", "triu", "true_divide", "trunc", "unbind",
     "unflatten", "unsqueeze", "var",
+    # less common ones
+    "acos", "acosh", "addbmm", "addmv", "addr", "aminmax", "arccos", "arccosh", "arcsin",
+    "arcsinh", "arctan", "arctan2", "arctanh", "argsort", "asin", "asinh", "atan", "atan2",
+    "atanh", "bincount", "copysign", "corrcoef", "cosh", "cov", "cross", "cummax", "cummin",
+    "cumprod", "deg2rad", "diag_embed", "diagflat", "diagonal_scatter", "dist", "dsplit",
+    "fill", "fliplr", "flipud", "float_power", "fmax", "fmin", "frac", "heaviside", "histc",
+    "hsplit", "hypot", "index_fill", "inner", "isin", "isneginf", "isposinf", "isreal",
+    "kron", "kthvalue", "ldexp", "logaddexp2", "logcumsumexp", "logit", "masked_scatter",
+    "matrix_power", "median", "mode", "msort", "nan_to_num", "nanmean", "nanmedian",
+    "nanquantile", "nansum", "put", "quantile", "rad2deg", "rot90", "scatter", "select_scatter",
+    "sgn", "signbit", "sinc", "sinh", "slice_scatter", "sort", "split_with_sizes", "tensor_split",
+    "topk", "trace", "unique", "unique_consecutive", "unsafe_chunk", "unsafe_split", "vdot",
+    "vsplit", "xlogy",
 ]  # fmt: skip
 
 # Elementwise ops whose in-place form is the op itself, written to its first input.
@@ -41,7 +54,8 @@ _IN_PLACE_OPS = [
     "bitwise_xor", "ceil", "cos", "erf", "exp", "expm1", "floor", "floor_divide", "fmod", "log",
     "log1p", "logical_and", "logical_not", "logical_or", "logical_xor", "mul", "neg",
     "reciprocal", "relu", "remainder", "rsqrt", "sigmoid", "sign", "sin", "sqrt", "square",
-    "tanh", "trunc", "eq", "ne", "lt", "le", "gt", "ge",
+    "tanh", "trunc", "eq", "ne", "lt", "le", "gt", "ge", "acos", "acosh", "asin", "asinh", "atan",
+    "atan2", "atanh", "cosh", "sinh",
 ]  # fmt: skip
 
 # Functions whose in-place form copies the result.
@@ -49,7 +63,9 @@ _IN_PLACE_FUNCTIONS = [
     "addcdiv", "addcmul", "addmm", "baddbmm", "bitwise_not", "clamp", "clamp_max", "clamp_min",
     "clip", "cumsum", "div", "divide", "exp2", "index_add", "index_copy", "lerp", "log10", "log2",
     "masked_fill", "multiply", "negative", "pow", "round", "scatter_add", "subtract", "tan",
-    "tril", "triu", "true_divide",
+    "tril", "triu", "true_divide", "addbmm", "addmv", "addr", "copysign", "cumprod", "deg2rad",
+    "float_power", "frac", "heaviside", "hypot", "index_fill", "ldexp", "logit", "masked_scatter",
+    "nan_to_num", "put", "rad2deg", "scatter", "sgn", "sinc", "xlogy",
 ]  # fmt: skip
 
 
@@ -127,6 +143,7 @@ def attach() -> None:
     _attach("where", _where)
     for fn in (
         create.new_zeros, create.new_ones, create.new_full, create.new_empty, create.new_tensor,
+        joining.reshape_as, joining.sum_to_size, joining.unfold, joining.view_as,
         random.uniform_, random.normal_, random.bernoulli_, random.random_, pieces.repeat,
     ):  # fmt: skip
         _attach(fn.__name__, fn)

@@ -17,7 +17,7 @@ from eager.samples import array, calls, strided
 def _tensor(array: Any) -> Any:
     import eager
 
-    return eager.from_numpy(np.ascontiguousarray(array, dtype=np.int64))
+    return eager.from_numpy(np.array(array, dtype=np.int64, order="C"))
 
 
 def _numpy(x: Any) -> Any:

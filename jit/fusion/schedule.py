@@ -115,11 +115,12 @@ class Scheduler:
 
     def __init__(self, plan: Plan, workers: int) -> None:
         self.plan, self.workers = plan, workers
-        self.ledger = Ledger(plan.buffers, plan.stages, workers)
         self.costs: list[Array] = []
         self.tasks: list[Task] = []
         heights = Counter(extents(s)[0] for s in plan.stages if extents(s))
         self.rows = [n for n, _ in heights.most_common(3) if n > 1]
+        every_form = [form for s in plan.stages for form in (s, *self.forms(s))]
+        self.ledger = Ledger(plan.buffers, every_form, workers)
         self.span: dict[int, tuple[int, int, int, int]] = {}
 
     def run(self) -> Schedule:

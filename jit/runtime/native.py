@@ -84,34 +84,39 @@ def _address(body: Body) -> int:
     name = f"tile_{key[:24]}"
     code = cache.load(key)
     if code is None:
-        code = _compile(source(body, name), name)
+        code = compile_source(source(body, name), name)
         cache.store(key, code)
         stats.compiled += 1
     else:
         stats.loaded += 1
-    _addresses[key] = _load(code)
+    _addresses[key] = load(code)
     return _addresses[key]
 
 
-def _compile(text: str, name: str) -> bytes:
-    """A line with the entry point's symbol, then the object code."""
+def compile_source(text: str, name: str, lanes: int | None = None) -> bytes:
+    """Machine code of a printed body: a line with the entry point's symbol, then object code.
+
+    Args:
+        text: as printed by `jit.codegen.numba.print_body`.
+        name: the function's name in it.
+        lanes: for which `text` was printed, if not for this machine.
+    """
     import numba
 
     from jit.codegen.memory import namespace
 
-    names = namespace(target.lanes())
+    names = namespace(lanes or target.lanes())
     exec(compile(text, f"<{name}>", "exec"), names)
     signature = numba.types.void(numba.types.voidptr, numba.types.voidptr)
-    # forceinline: the body goes into the C entry point, so that one symbol is all there is
-    options: dict[str, Any] = {"nopython": True, "error_model": "numpy", "forceinline": True}
-    compiled: Any = numba.cfunc(signature, **options)(names[name])
+    compiled: Any = numba.cfunc(signature, error_model="numpy")(names[name])
     library = compiled._library
     defined = [f.name for f in library._final_module.functions if not f.is_declaration]
     (symbol,) = (s for s in defined if s.startswith("cfunc."))
     return b"\n".join([symbol.encode(), library._get_compiled_object()])
 
 
-def _load(code: bytes) -> int:
+def load(code: bytes) -> int:
+    """Links what `compile_source` gave into the process; gives the entry point."""
     symbol, _, object_code = code.partition(b"\n")
     engine = _engine()
     engine.add_object_file(llvm.ObjectFileRef.from_data(object_code))

@@ -132,6 +132,20 @@ def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
     return _run(lambda x: x * hardsigmoid(x), input, inplace)
 
 
+def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
+    """x where abs(x) > lambd, else 0."""
+    return eager.where((input >= -lambd) & (input <= lambd), 0.0, input)
+
+
+def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
+    """x moved by lambd towards 0; 0 where abs(x) <= lambd."""
+    if lambd < 0:
+        raise helpful(ArgumentError, "softshrink", "lambd is negative", "0 or more", str(lambd))
+    return eager.where(
+        input > lambd, input - lambd, eager.where(input < -lambd, input + lambd, input * 0.0)
+    )
+
+
 def softsign(input: Tensor) -> Tensor:
     """x / (1 + abs(x))."""
     return input / (input.abs() + 1)

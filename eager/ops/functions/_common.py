@@ -10,7 +10,7 @@ from eager.errors import ArgumentError, IndexOutOfRange, helpful
 from eager.op import registry
 
 if TYPE_CHECKING:
-    pass
+    from eager import Tensor
 
 F = TypeVar("F", bound=Callable[..., Any])
 Number = bool | int | float
@@ -51,8 +51,18 @@ def canonical_dims(op: str, dim: Dims, ndim: int) -> tuple[int, ...]:
     return tuple(dims) if ndim else ()
 
 
+def is_tensor(x: Any) -> bool:
+    """Whether x is a Tensor (and not a number, an array or something else)."""
+    return isinstance(x, eager.Tensor)
+
+
 def size_of(given: Sequence[Any]) -> tuple[int, ...]:
     """A shape given as ``f(2, 3)`` or ``f((2, 3))``."""
     if len(given) == 1 and not isinstance(given[0], int | eager.Tensor):
         return tuple(int(n) for n in given[0])
     return tuple(int(n) for n in given)
+
+
+def float_dtype(x: Tensor) -> Any:
+    """The floating dtype a function of `x` computes in."""
+    return x.dtype if x.dtype.is_floating_point else eager.get_default_dtype()

@@ -88,7 +88,7 @@ def pow(input: Tensor | Number, exponent: Tensor | Number) -> Tensor:
         result: Tensor = a.pow(input, exponent)
         return result
     integers = isinstance(exponent, int) and not input.dtype.is_floating_point
-    if integers and exponent < 0:  # type: ignore[operator]
+    if integers and exponent < 0:
         raise helpful(
             ArgumentError, "pow", "integers to a negative power are not integers",
             "an exponent of at least 0, or a floating tensor", str(exponent), "input.float()",

@@ -241,6 +241,16 @@ def _spread_ref(fn: Any) -> Any:
     return ref
 
 
+def _root(x: Tensor, power: float = 0.5) -> Tensor:
+    """x ** power for a power below 1 of non-negative x; with the slope 0 where x is 0, where it
+    would be infinite."""
+    zero = c.eq(x, 0)
+    positive = c.where(zero, 1, x)
+    root = u.sqrt(positive) if power == 0.5 else a.pow(positive, power)
+    result: Tensor = c.where(zero, 0, root)
+    return result
+
+
 @composite(ref=_spread_ref(np.var), samples=calls(_spread_samples), onnx=None)
 def var(
     input: Tensor, dim: Dims = None, unbiased: bool | None = None, keepdim: bool = False, *,
@@ -256,8 +266,7 @@ def std(
     correction: Number | None = None,
 ) -> Tensor:  # fmt: skip
     """The square root of `var`."""
-    result: Tensor = u.sqrt(_variance("std", input, dim, correction, unbiased, keepdim)[0])
-    return result
+    return _root(_variance("std", input, dim, correction, unbiased, keepdim)[0])
 
 
 def _with_mean(fn: Any) -> Any:
@@ -282,7 +291,7 @@ def std_mean(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(std, mean)."""
     variance, center = _variance("std_mean", input, dim, correction, unbiased, keepdim)
-    return u.sqrt(variance), center
+    return _root(variance), center
 
 
 def _peak(input: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -386,15 +395,18 @@ def norm(input: Tensor, p: float = 2, dim: Dims = None, keepdim: bool = False) -
     dims = canonical_dims("norm", dim, input.ndim)
     size = u.abs(input)
     if p == 2:
-        result: Tensor = u.sqrt(r.sum(u.square(input), dims, keepdim))
+        result: Tensor = _root(r.sum(u.square(input), dims, keepdim))
     elif p == math.inf:
         result = amax(size, dims, keepdim)
     elif p == -math.inf:
         result = amin(size, dims, keepdim)
     elif p == 0:
-        result = r.sum(u.cast(c.ne(input, 0), input.dtype), dims, keepdim)
+        # a step function, whose slope is 0
+        counted = u.cast(c.ne(input, 0), input.dtype) + u.no_slope(input)
+        result = r.sum(counted, dims, keepdim)
     elif p == 1:
         result = r.sum(size, dims, keepdim)
     else:
-        result = a.pow(r.sum(a.pow(size, p), dims, keepdim), 1 / p)
+        total = r.sum(a.pow(size, p), dims, keepdim)
+        result = _root(total, 1 / p) if p > 1 else a.pow(total, 1 / p)
     return result

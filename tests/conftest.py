@@ -1,0 +1,22 @@
+"""Settings and fixtures of all tests."""
+
+import os
+
+# Graphs are verified after the tracer and after every pass, and failures to compile are errors.
+os.environ["EAGER_VERIFY"] = "1"
+
+import pytest
+from jit_reference import Reference
+
+from jit.compile import Compiled
+
+
+@pytest.fixture(params=["reference", "fused"])
+def compile(request):
+    """`jit.compile` with the reference compiler, and as it is."""
+    compiler = Reference if request.param == "reference" else None
+
+    def build(fn, **options):
+        return Compiled(fn, compiler=compiler, **options)
+
+    return build
