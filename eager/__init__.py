@@ -39,7 +39,8 @@ _op._make_callable = _make_callable
 _op._install = _C.install_interpreter
 _op._execute = _C.execute
 
-from eager import _tensor, autograd, dtypes, errors, memory_format as _format, ops
+from eager import _tensor, autograd, dtypes, errors, ops
+from eager import memory_format as _format
 from eager._C import (
     Size,
     Tensor,

@@ -3,6 +3,7 @@ checking that it fits the op definitions, and telling it where BLAS is."""
 
 from __future__ import annotations
 
+import importlib.machinery
 import importlib.util
 import os
 import pkgutil
@@ -15,12 +16,21 @@ _HERE = Path(__file__).resolve().parent
 
 def find_extension(path: MutableSequence[str]) -> None:
     """Extends the package's `path` so that the extension is found also if these sources are not
-    the installed ones: in the directory EAGER_EXTENSION_DIR, or in an installed copy."""
+    the installed ones: in the directory EAGER_EXTENSION_DIR, or in an installed copy.
+
+    Raises:
+        ImportError: there is none.
+    """
     directory = os.environ.get("EAGER_EXTENSION_DIR")
+    suffixes = importlib.machinery.EXTENSION_SUFFIXES
     if directory:
         path.insert(0, directory)
-    elif not any(_HERE.glob("_C.*")):
+    elif not any((_HERE / f"_C{suffix}").exists() for suffix in suffixes):
         path.extend(p for p in pkgutil.extend_path(list(path), "eager") if p not in path)
+    if importlib.util.find_spec("eager._C") is None:
+        raise ImportError(
+            "the extension eager._C is not installed for this Python; install with: pip install ."
+        )
 
 
 def check_registry(extension: ModuleType) -> None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import eager
 from eager.ops.functions.products import (
-    chain_matmul,
     cross,
     matrix_norm,
     matrix_power,
@@ -25,9 +24,10 @@ __all__ = [
 matmul = eager.matmul
 
 
-def diagonal(A: Tensor, *, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Tensor:  # noqa: N803
+def diagonal(A: Tensor, *, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Tensor:
     """The diagonals of the last two dimensions, or of others."""
-    return eager.diagonal(A, offset, dim1, dim2)
+    result: Tensor = eager.diagonal(A, offset, dim1, dim2)
+    return result
 
 
 def multi_dot(tensors: Sequence[Tensor]) -> Tensor:
@@ -40,7 +40,7 @@ def multi_dot(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def norm(
-    A: Tensor, ord: float | str | None = None, dim: int | Sequence[int] | None = None,  # noqa: N803
+    A: Tensor, ord: float | str | None = None, dim: int | Sequence[int] | None = None,
     keepdim: bool = False,
 ) -> Tensor:  # fmt: skip
     """The vector norm, or the matrix norm if `ord` is given and two dimensions are meant."""

@@ -11,7 +11,7 @@ import enum
 __all__ = ["channels_last", "contiguous_format", "memory_format", "preserve_format"]
 
 
-class memory_format(enum.Enum):  # noqa: N801  (PyTorch's name)
+class memory_format(enum.Enum):
     """An order of elements in memory."""
 
     contiguous_format = 0

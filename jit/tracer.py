@@ -147,6 +147,7 @@ class Tracer(Interpreter):
         self._foreign_tape = False
         self._vjp_seen = False
         self._fixed: set[Value] = set()  # values that depend on no input
+        self._epoch = eager._C.next_epoch()
         for t in arguments:
             self._attempt(None, lambda: self._look_up(t))
 
@@ -274,6 +275,9 @@ class Tracer(Interpreter):
             return ref
         if t.device.type != "cpu":
             raise Refusal(f"a tensor on the device {t.device.type!r} is used")
+        if t._storage_epoch >= self._epoch:
+            # Not from outside, so reading it again at every call would be wrong.
+            raise Refusal("a tensor is used that the call made without calling an op")
         source = self._origin(t)
         owner = self._owners.get(id(t))
         if owner is not None and source.tensor is not None:

@@ -11,12 +11,13 @@ import resource
 import signal
 import warnings
 
-import eager
 import numpy as np
 import pytest
-from eager import nn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+import eager
+from eager import nn
 
 # What a Python user may expect of wrong arguments.  SystemError is not among them.
 DOCUMENTED = (
@@ -229,14 +230,17 @@ def _quiet():
 
 
 values = st.sampled_from(sorted(VALUES))
+tensors = st.sampled_from(sorted(TENSORS))
+arguments = st.lists(values, max_size=2) | st.tuples(tensors, values) | st.tuples(tensors, values, values)
+keywords = st.none() | st.sampled_from(NAMES)
 fuzz = settings(
     deadline=None, derandomize=True, database=None,
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
 
 
-@settings(fuzz, max_examples=25)
-@given(names=st.lists(values, max_size=4), keyword=st.none() | st.sampled_from(NAMES))
+@settings(fuzz, max_examples=400)
+@given(names=arguments | st.tuples(tensors, tensors, values, values), keyword=keywords)
 def test_every_function_survives(names, keyword):
     keyword = keyword if names else None
     with _bounded(gigabytes=4, seconds=120):
@@ -244,12 +248,8 @@ def test_every_function_survives(names, keyword):
             _attempt(label, function, names, keyword)
 
 
-@settings(fuzz, max_examples=25)
-@given(
-    receiver=st.sampled_from(sorted(TENSORS)),
-    names=st.lists(values, max_size=3),
-    keyword=st.none() | st.sampled_from(NAMES),
-)
+@settings(fuzz, max_examples=400)
+@given(receiver=tensors, names=arguments, keyword=keywords)
 def test_every_method_survives(receiver, names, keyword):
     keyword = keyword if names else None
     with _bounded(gigabytes=4, seconds=120):

@@ -10,6 +10,7 @@ import operator
 import pickle
 import subprocess
 import sys
+import threading
 import weakref
 from pathlib import Path
 from typing import Any
@@ -591,3 +592,21 @@ def test_the_stub_lists_what_there_is() -> None:
     public = {n for n in actual if not n.startswith("__")}
     assert public - methods == set()
     assert methods - actual - {"__buffer__"} == set()  # from Python 3.12 on
+
+
+def test_long_work_lets_other_threads_run() -> None:
+    """A thread that waits for a long product does not hold the interpreter."""
+    a = eager.zeros(1500, 1500)
+    ticks, done = 0, threading.Event()
+
+    def work() -> None:
+        for _ in range(3):
+            a @ a
+        done.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    while not done.is_set():
+        ticks += 1
+    thread.join()
+    assert ticks > 100

@@ -352,3 +352,15 @@ def test_no_grad_regions_are_constants_for_differentiation():
 
     found, _ = traced(fn, eager.ones(3))
     assert names(found).count("detach") == 1
+
+
+def test_copies_that_the_tape_makes_are_not_taken_for_tensors_from_outside():
+    """An in-place product keeps a copy of what it overwrites: its data differ at every call."""
+    w = eager.ones(3, requires_grad=True)
+
+    def fn(a):
+        x = a.clone()
+        x.mul_(w)
+        x.sum().backward()
+
+    assert "without calling an op" in refusal(fn, eager.ones(3))

@@ -15,14 +15,14 @@ void define_op(const Op& op, PyObject* object);
 const PyOp& python_op(const Op& op);  // raises if the op has not been defined
 
 // Ops the binding calls itself, found by name once.
-#define EAGER_OPS(X)                                                                              \
-  X(add)                                                                                          \
-  X(sub) X(mul) X(div) X(floor_divide) X(remainder) X(pow) X(neg) X(abs) X(eq) X(ne) X(lt) X(le)  \
-      X(gt) X(ge) X(bitwise_and) X(bitwise_or) X(bitwise_xor) X(bitwise_not) X(logical_not)       \
-          X(bitwise_left_shift) X(bitwise_right_shift) X(where) X(clone) X(cast) X(full)          \
-              X(full_int) X(arange_int) X(reshape) X(permute) X(expand) X(slice) X(detach) X(sum) \
-                  X(matmul) X(slice_scatter) X(index_select) X(index_copy) X(nonzero) X(square)   \
-                      X(sqrt) X(reciprocal)
+// clang-format off
+#define EAGER_OPS(X) \
+  X(add) X(sub) X(mul) X(div) X(floor_divide) X(remainder) X(pow) X(neg) X(abs) X(eq) X(ne) \
+  X(lt) X(le) X(gt) X(ge) X(bitwise_and) X(bitwise_or) X(bitwise_xor) X(bitwise_not) \
+  X(logical_not) X(bitwise_left_shift) X(bitwise_right_shift) X(where) X(clone) X(cast) X(full) \
+  X(full_int) X(arange_int) X(reshape) X(permute) X(expand) X(slice) X(detach) X(sum) X(matmul) \
+  X(slice_scatter) X(index_select) X(index_copy) X(nonzero) X(square) X(sqrt) X(reciprocal)
+// clang-format on
 struct KnownOps {
 #define X(name) const Op* name;
   EAGER_OPS(X)

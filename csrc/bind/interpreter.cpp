@@ -97,8 +97,7 @@ Owned call_with_attributes(PyObject* f, Small<Owned, 8> args, const Op& op, cons
   if (extra) args.push_back(std::move(extra));
   Small<PyObject*, 8> stack;
   for (const Owned& o : args) stack.push_back(o.get());
-  return check(
-      run_python([&] { return PyObject_Vectorcall(f, stack.data(), positional, names); }));
+  return check(run_python([&] { return PyObject_Vectorcall(f, stack.data(), positional, names); }));
 }
 
 Tensors run_foreign(const Op& op, const Tensors& in, const Attrs& attrs, Tensor*) {

@@ -86,6 +86,8 @@ void bind_module(py::module_& m) {
   m.def("set_num_threads", &set_threads, py::arg("threads"),
         "Sets the number of threads kernels run on.");
   m.def("memory_stats", &memory_stats, "The allocator's counters.");
+  m.def("next_epoch", &Storage::next_epoch,
+        "Begins a new epoch: memory made from now on has this `_storage_epoch` or a later one.");
   m.def("reset_peak_memory_stats", &reset_peak_stats, "Forgets the peak.");
   m.def("empty_cache", &empty_cache, "Gives cached memory back to the system.");
   m.def(

@@ -42,6 +42,10 @@ PyObject* storage_id(PyObject* self, void*) {
   return PyLong_FromVoidPtr(tensor_of(self)->storage.get());
 }
 
+PyObject* storage_epoch(PyObject* self, void*) {
+  return PyLong_FromUnsignedLong(tensor_of(self)->storage->epoch);
+}
+
 PyObject* reversed_dims(PyObject* self, void*) {
   return guarded([&] {
     const TensorRef& t = tensor_of(self);
@@ -189,6 +193,8 @@ PyGetSetDef tensor_properties[] = {
     {"_is_weak", is_weak, nullptr, "Whether it stands for a Python number.", nullptr},
     {"_is_view", is_view, nullptr, "Whether a view op made it.", nullptr},
     {"_storage_id", storage_id, nullptr, "Equal for tensors that share memory.", nullptr},
+    {"_storage_epoch", storage_epoch, nullptr, "When its memory was made: see next_epoch.",
+     nullptr},
     {nullptr}};
 
 }  // namespace eager::bind

@@ -313,9 +313,11 @@ Tensors OpNode::python(const Tensors& grads, bool create_graph) {
       continue;
     }
     const Spec& spec = saved.constant ? constants_[constant++] : edge.node->outputs[edge.output];
-    // What only unwanted gradients read has not been saved: they are computed from anything.
+    // What only unwanted gradients read has not been saved: they are computed from anything (that
+    // a recorder knows the origin of).
     const bool stand_in = reads(op_, op_.saves_inputs, i) && spec.device == Device::cpu;
-    xs.push_back(stand_in ? zeros(spec) : meta(spec));
+    const bool recorded = recorder && !spec.weak;
+    xs.push_back(!stand_in ? meta(spec) : recorded ? filled(spec, 0) : zeros(spec));
   }
   wanted_gradients = wanted;
   Tensors result = vjp_callback(op_, grads, ys, xs, attrs());

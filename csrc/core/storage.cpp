@@ -13,6 +13,8 @@ char* inline_data(Storage* s) { return reinterpret_cast<char*>(s) + kHeader; }
 
 }  // namespace
 
+std::atomic<uint32_t> Storage::epochs{0};
+
 Ref<Storage> Storage::allocate(size_t bytes, Device device) {
   if (device == Device::cpu && bytes <= kInlineMax) {
     auto* s = new (core::allocate(kHeader + bytes)) Storage;

@@ -1,5 +1,6 @@
 // Tensor: a strided view of a Storage, with its place in the tape.
 #pragma once
+#include <atomic>
 #include <string>
 
 #include "dtype.h"
@@ -14,6 +15,7 @@ inline const char* name(Device d) { return d == Device::cpu ? "cpu" : "meta"; }
 
 // A block of memory.  `version` counts in-place writes through any view of it.
 struct Storage : Counted {
+  uint32_t epoch = current_epoch();  // in which it was made; see next_epoch
   void* data = nullptr;  // 64-byte aligned when it comes from the allocator; null on meta
   size_t bytes = 0;
   uint32_t version = 0;
@@ -28,6 +30,14 @@ struct Storage : Counted {
   static Ref<Storage> allocate(size_t bytes, Device device);
   static Ref<Storage> wrap(void* data, size_t bytes, void (*release)(void*), void* owner);
   static void destroy(Storage*);
+
+  // Begins a new epoch and returns it: storages of this epoch or a later one are younger.  A tracer
+  // tells by it what existed before its run.
+  static uint32_t next_epoch() { return epochs.fetch_add(1, std::memory_order_relaxed) + 1; }
+
+ private:
+  static uint32_t current_epoch() { return epochs.load(std::memory_order_relaxed); }
+  static std::atomic<uint32_t> epochs;
 };
 
 struct Node;

@@ -77,7 +77,7 @@ trunc_divide = elementwise(
 remainder = elementwise(
     "remainder",
     lambda k, input, other: k.mod(input, other),
-    vjp=lambda g, _y, a, b: (g, -g * floor(a / b)),
+    vjp=lambda g, _y, a, b: (g, -g * floor_divide(a, b)),
     dtype=Promotion.PROMOTE, onnx=None, ref=_remainder,
     samples=both(real_pairs(-9, 9, other=(2, 3)), integer_pairs()),
     doc="What `floor_divide` leaves; it has the divisor's sign.  0 for the integer divisor 0.",

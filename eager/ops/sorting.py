@@ -99,7 +99,7 @@ cumargmin = _running("cumargmin", np.minimum.accumulate, lambda a, b: a <= b)
 
 def _searchsorted(values: Any, sorted: Any, right: bool) -> Any:
     wanted, rows = _numpy(values), _numpy(sorted)
-    side = "right" if right else "left"
+    side: Any = "right" if right else "left"
     if rows.ndim == 1:
         return _tensor(np.searchsorted(rows, wanted, side))
     out = np.empty(wanted.shape, np.int64)

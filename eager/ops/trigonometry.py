@@ -7,7 +7,8 @@ coefficients.  Identities are chosen so that no digits cancel (Muller, "Elementa
 
 from __future__ import annotations
 
-from math import inf, log, pi
+from math import inf, log
+from typing import Any
 
 import numpy as np
 
@@ -121,6 +122,10 @@ def _sinh(k: Vocabulary, x: Expr) -> Expr:
     return _with_sign(k, k.where(magnitude > 20.0, _half_exp(k, magnitude), near), x)
 
 
+def _sinh_vjp(g: Any, _y: Any, x: Any) -> tuple[Any]:
+    return (g * cosh(x),)
+
+
 def _cosh(k: Vocabulary, x: Expr) -> Expr:
     magnitude = k.abs(x)
     e = k.exp(magnitude)
@@ -129,7 +134,7 @@ def _cosh(k: Vocabulary, x: Expr) -> Expr:
 
 
 sinh = elementwise(
-    "sinh", lambda k, input: _sinh(k, input), vjp=lambda g, _y, x: (g * cosh(x),),
+    "sinh", lambda k, input: _sinh(k, input), vjp=_sinh_vjp,
     dtype=Promotion.FLOAT, onnx="Sinh", ref=np.sinh, samples=both(reals(), reals(-10, 10)),
 )  # fmt: skip
 

@@ -134,16 +134,17 @@ def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
 
 def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     """x where abs(x) > lambd, else 0."""
-    return eager.where((input >= -lambd) & (input <= lambd), 0.0, input)
+    result: Tensor = eager.where((input >= -lambd) & (input <= lambd), input * 0.0, input)
+    return result
 
 
 def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     """x moved by lambd towards 0; 0 where abs(x) <= lambd."""
     if lambd < 0:
         raise helpful(ArgumentError, "softshrink", "lambd is negative", "0 or more", str(lambd))
-    return eager.where(
-        input > lambd, input - lambd, eager.where(input < -lambd, input + lambd, input * 0.0)
-    )
+    below = eager.where(input < -lambd, input + lambd, input * 0.0)
+    result: Tensor = eager.where(input > lambd, input - lambd, below)
+    return result
 
 
 def softsign(input: Tensor) -> Tensor:

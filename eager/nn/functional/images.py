@@ -151,7 +151,8 @@ def pad(
     "circular" those of the other end.
     """
     if mode == "constant":
-        return eager.constant_pad_nd(input, tuple(pad), 0 if value is None else value)
+        padded: Tensor = eager.constant_pad_nd(input, tuple(pad), 0 if value is None else value)
+        return padded
     if mode not in ("reflect", "replicate", "circular"):
         raise helpful(
             ArgumentError, "pad", "unknown mode", "constant, reflect, replicate or circular", mode

@@ -138,14 +138,13 @@ def gaussian_nll_loss(
     """``(log(var) + (input - target) ** 2 / var) / 2``, with var at least eps.
 
     Where var is less, its gradient passes all the same.  `full` adds log(2 pi) / 2."""
-    if not isinstance(var, Tensor):
-        var = eager.full_like(input, var)
-    elif var.ndim == input.ndim - 1 and var.shape == input.shape[:-1]:
-        var = var.unsqueeze(-1)
+    spread = var if isinstance(var, Tensor) else eager.full_like(input, var)
+    if spread.ndim == input.ndim - 1 and spread.shape == input.shape[:-1]:
+        spread = spread.unsqueeze(-1)
     # the limit is a constant shift, so that the gradient is that of var itself
-    var = var + (var.clamp(min=eps) - var).detach()
+    spread = spread + (spread.clamp(min=eps) - spread).detach()
     difference = input - target
-    loss = (var.log() + difference * difference / var) * 0.5
+    loss = (spread.log() + difference * difference / spread) * 0.5
     if full:
         loss = loss + 0.5 * math.log(2 * math.pi)
     return _reduce("gaussian_nll_loss", loss, reduction)

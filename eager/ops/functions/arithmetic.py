@@ -120,10 +120,17 @@ def clamp(
         raise helpful(ArgumentError, "clamp", "no bound is given", "min, max or both", "neither")
     # Where input equals a bound the gradient is input's, not half of it as in maximum.
     if min is not None:
-        input = c.where(c.lt(input, min), min, input)
+        input = c.where(_outside(c.lt, input, min), min, input)
     if max is not None:
-        input = c.where(c.gt(input, max), max, input)
+        input = c.where(_outside(c.gt, input, max), max, input)
     return input
+
+
+def _outside(beyond: Any, input: Tensor, bound: Tensor | Number) -> Any:
+    """Where the bound counts: beyond it, and everywhere where it is NaN."""
+    if isinstance(bound, int | float):
+        return beyond(input, bound) if bound == bound else c.eq(input, input)
+    return beyond(input, bound) | c.isnan(bound)
 
 
 @composite(ref=lambda x, min: np.maximum(x, min), samples=reals(away=[0.5], min=0.5), onnx="Clip")

@@ -13,6 +13,9 @@ from eager.ops import arithmetic as a
 from eager.ops import comparison as c
 from eager.ops import trigonometry as tr
 from eager.ops import unary as u
+from eager.ops.functions import arithmetic as fa
+from eager.ops.functions import create as fc
+from eager.ops.functions import index as fi
 from eager.ops.functions._common import Number, float_dtype, is_tensor
 from eager.samples import array, both, calls, integer_pairs, integers, real_pairs, reals
 
@@ -67,7 +70,7 @@ def _logit_ref(x: Any, eps: float | None = None) -> Any:
 )
 def logit(input: Tensor, eps: float | None = None) -> Tensor:
     """log(x / (1 - x)); with eps, of x limited to [eps, 1 - eps]."""
-    x = input if eps is None else eager.clamp(input, eps, 1 - eps)
+    x = input if eps is None else fa.clamp(input, eps, 1 - eps)
     result: Tensor = u.log(a.div(x, a.sub(1, x)))
     return result
 
@@ -86,9 +89,11 @@ def _xlogy_ref(x: Any, y: Any) -> Any:
 )  # fmt: skip
 def xlogy(input: Tensor | Number, other: Tensor | Number) -> Tensor:
     """input * log(other), but 0 where input is 0."""
+    if not is_tensor(other):  # of the input's dtype, which a number alone does not have
+        other = fc.full((), float(other), dtype=float_dtype(input))
     silent = c.eq(input, 0) & c.logical_not(c.isnan(other))
     # both branches finite, so that the gradient of the one not taken is too
-    safe = c.where(silent, 1.0 if not is_tensor(other) else 1, other)
+    safe = c.where(silent, 1, other)
     result: Tensor = c.where(silent, 0, a.mul(input, u.log(safe)))
     return result
 
@@ -125,17 +130,16 @@ def hypot(input: Tensor, other: Tensor) -> Tensor:
 def copysign(input: Tensor, other: Tensor | Number) -> Tensor:
     """The size of input with the sign of other."""
     if not is_tensor(other):
-        other = eager.full((), float(other), dtype=float_dtype(input))
+        other = fc.full((), float(other), dtype=float_dtype(input))
     size = u.abs(input if input.dtype.is_floating_point else input.to(float_dtype(input)))
     result: Tensor = c.where(tr.signbit(other), u.neg(size), size)
     return result
 
 
-def _over_nan(name: str, pick: Any) -> Any:
+def _over_nan(name: str, beats: Any) -> Any:
     def fn(input: Tensor, other: Tensor) -> Tensor:
-        left = c.where(c.isnan(input), other, input)
-        right = c.where(c.isnan(other), input, other)
-        result: Tensor = pick(left, right)
+        # of equal elements the first, with the whole gradient
+        result: Tensor = c.where(beats(input, other) | c.isnan(other), input, other)
         return result
 
     fn.__name__ = fn.__qualname__ = name
@@ -147,8 +151,8 @@ _with_nans = both(
     real_pairs(), integer_pairs(),
     calls(lambda rng: [(np.array([1.0, np.nan, np.nan]), np.array([np.nan, 2.0, np.nan]))]),
 )  # fmt: skip
-fmax = composite(ref=np.fmax, samples=_with_nans, onnx=None)(_over_nan("fmax", a.maximum))
-fmin = composite(ref=np.fmin, samples=_with_nans, onnx=None)(_over_nan("fmin", a.minimum))
+fmax = composite(ref=np.fmax, samples=_with_nans, onnx=None)(_over_nan("fmax", c.ge))
+fmin = composite(ref=np.fmin, samples=_with_nans, onnx=None)(_over_nan("fmin", c.le))
 
 
 @composite(
@@ -163,7 +167,7 @@ def logaddexp2(input: Tensor, other: Tensor) -> Tensor:
     """log2(2^input + 2^other) without overflow."""
     gap = u.neg(u.abs(a.sub(input, other)))
     # equal infinities: their difference is NaN, and they are the result
-    rest = u.log1p(eager.exp2(c.where(c.isnan(gap), -math.inf, gap)))
+    rest = u.log1p(fa.exp2(c.where(c.isnan(gap), -math.inf, gap)))
     result: Tensor = a.add(a.maximum(input, other), a.mul(rest, 1 / math.log(2)))
     return result
 
@@ -202,8 +206,7 @@ def nan_to_num(
     limits = eager.finfo(input.dtype)
     high = limits.max if posinf is None else posinf
     low = limits.min if neginf is None else neginf
-    infinite = c.where(c.gt(input, 0), high, low)
-    finite = c.where(c.isinf(input), infinite, input)
+    finite = c.where(isposinf(input), high, c.where(isneginf(input), low, input))
     result: Tensor = c.where(c.isnan(input), 0.0 if nan is None else nan, finite)
     return result
 
@@ -218,7 +221,7 @@ def float_power(input: Tensor | Number, exponent: Tensor | Number) -> Tensor:
     def wide(x: Any) -> Any:
         return x.to(eager.float64) if is_tensor(x) else float(x)
 
-    return eager.pow(wide(input), wide(exponent))
+    return fa.pow(wide(input), wide(exponent))
 
 
 @composite(ref=np.sinc, samples=reals(away=[0.0]), onnx=None)
@@ -250,7 +253,7 @@ def isneginf(input: Tensor) -> Tensor:
 @composite(ref=np.isreal, samples=_infinite, onnx=None, differentiable=False)
 def isreal(input: Tensor) -> Tensor:
     """True: there are no complex dtypes."""
-    return eager.ones_like(input, dtype=eager.bool)
+    return fc.ones_like(input, dtype=eager.bool)
 
 
 @composite(
@@ -269,5 +272,5 @@ def ldexp(input: Tensor, other: Tensor) -> Tensor:
 )  # fmt: skip
 def fill(input: Tensor, value: Tensor | Number) -> Tensor:
     """`value` everywhere, in input's shape and dtype."""
-    everywhere = eager.ones_like(input, dtype=eager.bool)
-    return eager.masked_fill(input, everywhere, value)
+    everywhere = fc.ones_like(input, dtype=eager.bool)
+    return fi.masked_fill(input, everywhere, value)

@@ -199,6 +199,8 @@ def masked_select(input: Tensor, mask: Tensor) -> Tensor:
 @public("nonzero")
 def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
     """Coordinates of the non-zero elements: one row each, or one vector per dimension."""
+    if as_tuple and input.ndim == 0:
+        input = input.reshape(1)
     rows = ix.nonzero(input)
     return unbind(rows, 1) if as_tuple else rows
 

@@ -16,7 +16,9 @@ from eager.ops import create
 from eager.ops import reduce as r
 from eager.ops import shape as s
 from eager.ops import unary as u
-from eager.ops.functions import pieces as p
+from eager.ops.functions import create as fc
+from eager.ops.functions import index as fi
+from eager.ops.functions import pieces as fp
 from eager.ops.functions import shape as sh
 from eager.ops.functions._common import Number, canonical_dim, size_of
 from eager.samples import array, calls, reals
@@ -80,13 +82,13 @@ _stackable = calls(lambda rng: [
 @composite(ref=np.dstack, samples=_stackable, onnx=None)
 def dstack(tensors: Tensors) -> Tensor:
     """Joined along the third dimension."""
-    return p.cat([_three(t) for t in tensors], 2)
+    return fp.cat([_three(t) for t in tensors], 2)
 
 
 @composite(ref=np.column_stack, samples=_stackable, onnx=None)
 def column_stack(tensors: Tensors) -> Tensor:
     """Vectors as the columns of a matrix; matrices side by side."""
-    return p.cat([t if t.ndim >= 2 else t.reshape((t.numel(), 1)) for t in tensors], 1)
+    return fp.cat([t if t.ndim >= 2 else t.reshape((t.numel(), 1)) for t in tensors], 1)
 
 
 def _tensor_split_ref(x: Any, parts: Any, dim: int = 0) -> Any:
@@ -119,7 +121,7 @@ def tensor_split(
                 ArgumentError, "tensor_split", "no parts", "1 or more sections", str(given)
             )
         sizes = [n // given + (i < n % given) for i in range(given)]
-        return p.split(input, sizes, at)
+        return fp.split(input, sizes, at)
     places = [0, *(builtins.min(builtins.max(i + n if i < 0 else i, 0), n) for i in given), n]
     return tuple(
         sh.narrow(input, at, a, builtins.max(b - a, 0)) for a, b in itertools.pairwise(places)
@@ -151,8 +153,8 @@ def _split_along(name: str, ref: Any, shape: tuple[int, ...], dim: int) -> Any:
 hsplit = _split_along("hsplit", np.hsplit, (2, 4), 1)
 vsplit = _split_along("vsplit", np.vsplit, (4, 2), 0)
 dsplit = _split_along("dsplit", np.dsplit, (2, 1, 4), 2)
-unsafe_split = split_with_sizes = p.split
-unsafe_chunk = p.chunk
+unsafe_split = split_with_sizes = fp.split
+unsafe_chunk = fp.chunk
 
 
 def _block_diag_ref(*xs: Any) -> Any:
@@ -178,7 +180,7 @@ def block_diag(*tensors: Any) -> Tensor:
         after = total - before - x.shape[1]
         rows.append(constant_pad_nd(x, (before, after)))
         before += x.shape[1]
-    return p.cat(rows, 0)
+    return fp.cat(rows, 0)
 
 
 def _pad_ref(x: Any, pad: Sequence[int], value: float = 0) -> Any:
@@ -222,7 +224,7 @@ def constant_pad_nd(input: Tensor, pad: Sequence[int], value: Number = 0) -> Ten
     if shape == tuple(input.shape):
         copied: Tensor = u.clone(input)
         return copied
-    around = eager.full(shape, value, dtype=input.dtype, device=input.device)
+    around = fc.full(shape, value, dtype=input.dtype, device=input.device)
     starts = tuple(builtins.max(b, 0) for b, _ in edges)
     result: Tensor = s.slice_scatter(around, input, starts, tuple(input.shape), (1,) * input.ndim)
     return result
@@ -297,7 +299,7 @@ def diag_embed(input: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -
         first, second, offset = second, first, -offset
     lead, count = tuple(input.shape[:-1]), input.shape[-1]
     n = count + builtins.abs(offset)
-    flat = eager.zeros((*lead, n * n), dtype=input.dtype, device=input.device)
+    flat = fc.zeros((*lead, n * n), dtype=input.dtype, device=input.device)
     starts = (*(0 for _ in lead), offset if offset >= 0 else -offset * n)
     steps = (*(1 for _ in lead), n + 1)
     filled = s.slice_scatter(flat, input, starts, tuple(input.shape), steps)
@@ -320,8 +322,8 @@ def _triangle(name: str, ref: Any, keep: Any) -> Any:
         samples=calls(lambda rng: [(3, 4), (4, 2, 1), (3, 3, -1), (0, 2)]),
     )  # fmt: skip
     def fn(row: int, col: int, offset: int = 0, *, dtype: Any = None, device: Any = None) -> Tensor:
-        ones = eager.ones(row, col, dtype=eager.int64)
-        places = eager.nonzero(keep(ones, offset)).t()
+        ones = fc.ones(row, col, dtype=eager.int64)
+        places: Tensor = fi.nonzero(keep(ones, offset)).t()
         return places.to(device or "cpu", dtype or eager.int64)
 
     fn.__name__ = fn.__qualname__ = name
@@ -341,7 +343,7 @@ def cartesian_prod(*tensors: Tensor) -> Tensor:
     """One row for each choice of an element of every vector."""
     if len(tensors) == 1:
         return tensors[0]
-    return p.stack([g.reshape(-1) for g in sh.meshgrid(*tensors)], 1)
+    return fp.stack([g.reshape(-1) for g in sh.meshgrid(*tensors)], 1)
 
 
 def _combinations_ref(x: Any, r: int = 2, with_replacement: bool = False) -> Any:
@@ -360,23 +362,23 @@ def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> T
     pick = itertools.combinations_with_replacement if with_replacement else itertools.combinations
     rows = list(pick(range(input.numel()), r))
     index = eager.tensor(rows, dtype=eager.int64).reshape((len(rows), r))
-    return eager.take(input, index.to(input.device))
+    return fi.take(input, index.to(input.device))
 
 
 @composite(
     ref=lambda x, N=None, increasing=False: np.vander(x, N, increasing), onnx=None,
     samples=calls(lambda rng: [(array(rng, (3,)),), (array(rng, (3,), 0.5, 2), 4, True)]),
 )  # fmt: skip
-def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor:  # noqa: N803
+def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor:
     """The powers of each element as a row, falling unless `increasing`."""
     count = x.shape[0] if N is None else N
-    columns = [eager.ones_like(x)]
+    columns = [fc.ones_like(x)]
     for _ in range(count - 1):
         columns.append(columns[-1] * x)
     columns = columns[:count]
     if not columns:
-        return eager.zeros(x.shape[0], 0, dtype=x.dtype)
-    return p.stack(columns if increasing else columns[::-1], 1)
+        return fc.zeros(x.shape[0], 0, dtype=x.dtype)
+    return fp.stack(columns if increasing else columns[::-1], 1)
 
 
 def _copying(name: str, view: Callable[..., Any]) -> Callable[..., Any]:
@@ -391,8 +393,8 @@ def _copying(name: str, view: Callable[..., Any]) -> Callable[..., Any]:
 
 _VIEWS: dict[str, Callable[..., Any]] = {
     "diagonal": sh.diagonal, "expand": sh.expand, "narrow": sh.narrow, "permute": sh.permute,
-    "select": sh.select, "split": p.split, "split_with_sizes": p.split, "squeeze": sh.squeeze,
-    "t": sh.t, "transpose": sh.transpose, "unbind": p.unbind, "unsqueeze": sh.unsqueeze,
+    "select": sh.select, "split": fp.split, "split_with_sizes": fp.split, "squeeze": sh.squeeze,
+    "t": sh.t, "transpose": sh.transpose, "unbind": fp.unbind, "unsqueeze": sh.unsqueeze,
     "view": sh.reshape,
 }  # fmt: skip
 copies = {f"{name}_copy": _copying(f"{name}_copy", view) for name, view in _VIEWS.items()}
@@ -435,7 +437,7 @@ def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
     count = (n - size) // step + 1
     first = create.arange_int(0, step, (count,), eager.int64).unsqueeze(1)
     places = (first + create.arange_int(0, 1, (size,), eager.int64)).reshape(-1)
-    windows = eager.index_select(input, at, places.to(input.device))
+    windows = fi.index_select(input, at, places.to(input.device))
     shape = tuple(input.shape)
     apart = windows.reshape((*shape[:at], count, size, *shape[at + 1 :]))
     result = sh.movedim(apart, at + 1, -1)

@@ -15,6 +15,12 @@ from eager.ops import comparison as c
 from eager.ops import index as ix
 from eager.ops import sorting as so
 from eager.ops import unary as u
+from eager.ops.functions import arithmetic as fa
+from eager.ops.functions import create as fc
+from eager.ops.functions import index as fi
+from eager.ops.functions import pieces as fp
+from eager.ops.functions import reduce as fr
+from eager.ops.functions import shape as sh
 from eager.ops.functions._common import canonical_dim, public
 from eager.samples import array, calls
 
@@ -36,13 +42,11 @@ class Sorted(NamedTuple):
 
 
 @public("argsort")
-def argsort(
-    input: Tensor, dim: int = -1, descending: bool = False, stable: bool = True
-) -> Tensor:
+def argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
     """The indices that sort each row along `dim`.  Always stable; NaN counts as the greatest."""
     at = canonical_dim("argsort", dim, input.ndim)
     if input.ndim == 0:
-        return eager.zeros((), dtype=eager.int64, device=input.device)
+        return fc.zeros((), dtype=eager.int64, device=input.device)
     result: Tensor = so.argsort(input, at, descending)
     return result
 
@@ -60,12 +64,10 @@ _rows = calls(lambda rng: [
 
 
 @composite(ref=_sort_ref, samples=_rows, onnx=None)
-def sort(
-    input: Tensor, dim: int = -1, descending: bool = False, stable: bool = True
-) -> Sorted:
+def sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = True) -> Sorted:
     """(values, indices) of the rows along `dim` in order."""
     indices = argsort(input, dim, descending)
-    return Sorted(eager.gather(input, dim, indices), indices)
+    return Sorted(fi.gather(input, dim, indices), indices)
 
 
 @composite(ref=lambda x: np.sort(x, axis=0), onnx=None,
@@ -87,9 +89,7 @@ def _topk_ref(x: Any, k: int, dim: int = -1, largest: bool = True) -> Any:
         (array(rng, (3, 4)), 0),
     ]),
 )  # fmt: skip
-def topk(
-    input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
-) -> Sorted:
+def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Sorted:
     """(values, indices) of the k greatest (or least) elements along `dim`, in order."""
     at = canonical_dim("topk", dim, input.ndim)
     n = input.shape[at] if input.ndim else 1
@@ -97,14 +97,14 @@ def topk(
         raise helpful(ArgumentError, "topk", "k is out of range", f"0 to {n}", str(k))
     if input.ndim == 0:
         return sort(input)
-    indices = eager.narrow(argsort(input, at, largest), at, 0, k)
-    return Sorted(eager.gather(input, at, indices), indices)
+    indices = sh.narrow(argsort(input, at, largest), at, 0, k)
+    return Sorted(fi.gather(input, at, indices), indices)
 
 
 def _picked(input: Tensor, dim: int, rank: Any, keepdim: bool) -> Sorted:
     """The elements of a rank (an int) along `dim`."""
-    order = eager.narrow(argsort(input, dim), dim, rank, 1) if input.ndim else argsort(input)
-    values = eager.gather(input, dim, order)
+    order = sh.narrow(argsort(input, dim), dim, rank, 1) if input.ndim else argsort(input)
+    values = fi.gather(input, dim, order)
     if keepdim or not input.ndim:
         return Sorted(values, order)
     return Sorted(values.squeeze(dim), order.squeeze(dim))
@@ -134,7 +134,7 @@ def kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Sor
 def _median(name: str, ignore_nan: bool, input: Tensor, dim: int | None, keepdim: bool) -> Any:
     if dim is None:
         if input.numel() == 0:
-            return eager.full((), math.nan, dtype=input.dtype, device=input.device)
+            return fc.full((), math.nan, dtype=input.dtype, device=input.device)
         return _median(name, ignore_nan, input.reshape(-1), 0, False).values
     at = canonical_dim(name, dim, input.ndim)
     if input.ndim == 0:
@@ -145,12 +145,12 @@ def _median(name: str, ignore_nan: bool, input: Tensor, dim: int | None, keepdim
     if not input.dtype.is_floating_point:
         return _picked(input, at, (n - 1) // 2, keepdim)
     order = argsort(input, at)
-    nans = eager.isnan(input).sum(at, True)
+    nans = c.isnan(input).sum(at, True)
     # NaN comes last: the middle of the numbers before it, or itself
-    middle = eager.clamp((n - nans - 1) // 2, min=0)
-    rank = middle if ignore_nan else eager.where(nans > 0, n - nans, (n - 1) // 2)
-    indices = eager.gather(order, at, rank)
-    values = eager.gather(input, at, indices)
+    middle = fa.clamp((n - nans - 1) // 2, min=0)
+    rank = middle if ignore_nan else fi.where(nans > 0, n - nans, (n - 1) // 2)
+    indices = fi.gather(order, at, rank)
+    values = fi.gather(input, at, indices)
     if keepdim:
         return Sorted(values, indices)
     return Sorted(values.squeeze(at), indices.squeeze(at))
@@ -196,7 +196,7 @@ def _quantile(
     if n == 0:
         raise helpful(ShapeError, name, "no elements", "a dimension of at least 1", "0")
     ordered = sort(rows).values
-    nans = eager.isnan(rows).sum(-1, True)
+    nans = c.isnan(rows).sum(-1, True)
     # one row of ranks per quantile: (..., 1) elements times the vector q
     rank = q.reshape(-1) * ((n - nans).clamp(min=1) - 1).to(input.dtype)
     low, high = rank.floor(), rank.ceil()
@@ -207,10 +207,10 @@ def _quantile(
     elif interpolation == "higher":
         low = high
     weight = 0.5 if interpolation == "midpoint" else rank - low
-    below, above = (eager.gather(ordered, -1, i.long()) for i in (low, high))
-    values = eager.lerp(below, above, weight)
+    below, above = (fi.gather(ordered, -1, i.long()) for i in (low, high))
+    values: Tensor = fa.lerp(below, above, weight)
     missing = nans == n if ignore_nan else nans > 0
-    values = eager.where(missing, math.nan, values).movedim(-1, 0)
+    values = c.where(missing, math.nan, values).movedim(-1, 0)
     if keepdim:
         lead = values.shape[0]
         whole = (1,) * ndim if dim is None or not ndim else ()
@@ -222,7 +222,8 @@ def _quantile(
 def _quantile_ref(
     x: Any, q: Any, dim: int | None = None, keepdim: bool = False, interpolation: str = "linear"
 ) -> Any:
-    return np.quantile(x, q, axis=dim, keepdims=keepdim, method=interpolation)
+    method: Any = interpolation
+    return np.quantile(x, q, axis=dim, keepdims=keepdim, method=method)
 
 
 _quantiles = calls(lambda rng: [
@@ -270,14 +271,14 @@ def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> Sorted:
     values, and its last place."""
     at = canonical_dim("mode", dim, input.ndim)
     if input.ndim == 0:
-        return Sorted(u.clone(input), eager.zeros((), dtype=eager.int64))
+        return Sorted(u.clone(input), fc.zeros((), dtype=eager.int64))
     ordered, order = sort(input, at)
     right = so.searchsorted(*[_last(t, at) for t in (ordered, ordered)], True)
     left = so.searchsorted(*[_last(t, at) for t in (ordered, ordered)], False)
-    best = eager.argmax(right - left, -1, True)
-    last = eager.gather(right, -1, best) - 1  # sorting is stable: the last of equal elements
-    indices = eager.gather(_last(order, at), -1, last).movedim(-1, at)
-    values = eager.gather(input, at, indices)
+    best = fr.argmax(right - left, -1, True)
+    last = fi.gather(right, -1, best) - 1  # sorting is stable: the last of equal elements
+    indices = fi.gather(_last(order, at), -1, last).movedim(-1, at)
+    values = fi.gather(input, at, indices)
     if keepdim:
         return Sorted(values, indices)
     return Sorted(values.squeeze(at), indices.squeeze(at))
@@ -296,7 +297,7 @@ def _running(name: str, kernel: Any, ref: Any) -> Any:
     def fn(input: Tensor, dim: int) -> Sorted:
         at = canonical_dim(name, dim, input.ndim)
         if input.ndim == 0:
-            return Sorted(u.clone(input), eager.zeros((), dtype=eager.int64))
+            return Sorted(u.clone(input), fc.zeros((), dtype=eager.int64))
         indices = kernel(input, at)
         return Sorted(ix.gather(input, indices, at), indices)
 
@@ -335,7 +336,7 @@ class Extremes(NamedTuple):
 )  # fmt: skip
 def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Extremes:
     """(min, max) over all dimensions or one."""
-    return Extremes(eager.amin(input, dim, keepdim), eager.amax(input, dim, keepdim))
+    return Extremes(fr.amin(input, dim, keepdim), fr.amax(input, dim, keepdim))
 
 
 @public("searchsorted")
@@ -349,7 +350,7 @@ def searchsorted(
             ArgumentError, "searchsorted", "unknown side", '"left" or "right"', repr(side)
         )
     if sorter is not None:
-        sorted_sequence = eager.gather(sorted_sequence, -1, sorter)
+        sorted_sequence = fi.gather(sorted_sequence, -1, sorter)
     if not isinstance(input, eager.Tensor):
         input = eager.tensor(input, device=sorted_sequence.device)
     if sorted_sequence.ndim > 1 and sorted_sequence.shape[:-1] != input.shape[:-1]:
@@ -392,18 +393,18 @@ def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -
         )  # fmt: skip
     count = minlength
     if input.numel() and not input.is_meta:
-        if int(eager.amin(input)) < 0:
+        if int(fr.amin(input)) < 0:
             raise helpful(
                 ArgumentError, "bincount", "a negative element", "0 or more",
-                str(int(eager.amin(input))),
+                str(int(fr.amin(input))),
             )  # fmt: skip
-        count = max(count, int(eager.amax(input)) + 1)
+        count = max(count, int(fr.amax(input)) + 1)
     if weights is None:
-        weights = eager.ones_like(input, dtype=eager.int64)
+        weights = fc.ones_like(input, dtype=eager.int64)
     elif weights.dtype != eager.float32:
         weights = weights.to(eager.float64)
-    bins = eager.zeros(count, dtype=weights.dtype, device=input.device)
-    return eager.index_add(bins, 0, input, weights)
+    bins = fc.zeros(count, dtype=weights.dtype, device=input.device)
+    return fi.index_add(bins, 0, input, weights)
 
 
 def _histc_ref(x: Any, bins: int = 100, min: float = 0, max: float = 0) -> Any:
@@ -420,7 +421,7 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
     range)."""
     low, high = float(min), float(max)
     if low == high == 0 and input.numel():
-        low, high = float(eager.amin(input)), float(eager.amax(input))
+        low, high = float(fr.amin(input)), float(fr.amax(input))
     if low == high:
         low, high = low - 1, high + 1
     if bins < 1 or not low < high:
@@ -431,9 +432,9 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
     flat = input.reshape(-1)
     inside = (flat >= low) & (flat <= high)
     place = ((flat - low) * (bins / (high - low))).floor().clamp(0, bins - 1)
-    place = eager.where(inside, place, 0).long()
-    counts = eager.zeros(bins, dtype=input.dtype, device=input.device)
-    return eager.index_add(counts, 0, place, inside.to(input.dtype))
+    place = fi.where(inside, place, 0).long()
+    counts = fc.zeros(bins, dtype=input.dtype, device=input.device)
+    return fi.index_add(counts, 0, place, inside.to(input.dtype))
 
 
 @composite(
@@ -449,25 +450,25 @@ def isin(
     """Whether each of `elements` is among `test_elements`."""
     x, y = eager.as_tensor(elements), eager.as_tensor(test_elements)
     found = c.eq(x.unsqueeze(-1), y.reshape(-1))
-    result: Tensor = eager.any(found, -1)
-    return eager.logical_not(result) if invert else result
+    result: Tensor = fr.any(found, -1)
+    return c.logical_not(result) if invert else result
 
 
 def _runs(flat: Tensor, return_inverse: bool, return_counts: bool) -> list[Any]:
     """Of the rows of a matrix: (where each run of equal ones starts, each row's run, the runs'
     lengths)."""
     n = flat.shape[0]
-    new = eager.ones(n, dtype=eager.bool, device=flat.device)
+    new = fc.ones(n, dtype=eager.bool, device=flat.device)
     if n > 1:
-        changed = c.ne(eager.narrow(flat, 0, 1, n - 1), eager.narrow(flat, 0, 0, n - 1))
-        changed = eager.any(changed, 1)
-        new = eager.cat([eager.narrow(new, 0, 0, 1), changed])
-    starts = eager.nonzero(new).reshape(-1)
+        changed = c.ne(sh.narrow(flat, 0, 1, n - 1), sh.narrow(flat, 0, 0, n - 1))
+        changed = fr.any(changed, 1)
+        new = fp.cat([sh.narrow(new, 0, 0, 1), changed])
+    starts = fi.nonzero(new).reshape(-1)
     counts = None
     if return_counts:
-        end = eager.full((1,), n, dtype=eager.int64, device=flat.device)
-        counts = eager.diff(eager.cat([starts, end]))
-    inverse = a.sub(eager.cumsum(new, 0), 1) if return_inverse else None
+        end = fc.full((1,), n, dtype=eager.int64, device=flat.device)
+        counts = sh.diff(fp.cat([starts, end]))
+    inverse = a.sub(fr.cumsum(new, 0), 1) if return_inverse else None
     return [starts, inverse, counts]
 
 
@@ -496,16 +497,16 @@ def unique(
     at = 0 if dim is None else canonical_dim("unique", dim, x.ndim)
     rows = _slices(x, at)
     # lexicographic: stable sorts by the last column first
-    order = eager.arange(rows.shape[0], device=x.device)
+    order = fc.arange(rows.shape[0], device=x.device)
     for column in reversed(range(rows.shape[1])):
-        keys = eager.index_select(eager.select(rows, 1, column), 0, order)
-        order = eager.index_select(order, 0, argsort(keys))
-    ordered = eager.index_select(rows, 0, order)
+        keys = fi.index_select(sh.select(rows, 1, column), 0, order)
+        order = fi.index_select(order, 0, argsort(keys))
+    ordered = fi.index_select(rows, 0, order)
     starts, inverse, counts = _runs(ordered, return_inverse, return_counts)
     if inverse is not None:
-        inverse = eager.index_copy(eager.zeros_like(inverse), 0, order, inverse)
+        inverse = fi.index_copy(fc.zeros_like(inverse), 0, order, inverse)
         inverse = inverse.reshape(tuple(input.shape)) if dim is None else inverse
-    values = eager.index_select(x, at, eager.index_select(order, 0, starts))
+    values = fi.index_select(x, at, fi.index_select(order, 0, starts))
     return _shaped([values, inverse, counts])
 
 
@@ -524,4 +525,4 @@ def unique_consecutive(
     starts, inverse, counts = _runs(_slices(x, at), return_inverse, return_counts)
     if inverse is not None and dim is None:
         inverse = inverse.reshape(tuple(input.shape))
-    return _shaped([eager.index_select(x, at, starts), inverse, counts])
+    return _shaped([fi.index_select(x, at, starts), inverse, counts])

@@ -11,6 +11,9 @@ import numpy as np
 import eager
 from eager.errors import ArgumentError, ShapeError, helpful
 from eager.op import composite
+from eager.ops import create
+from eager.ops import index as ix
+from eager.ops import reduce as r
 from eager.ops import shape as s
 from eager.ops.functions._common import canonical_dim, public, size_of
 from eager.samples import Maker, array, calls
@@ -243,8 +246,10 @@ def repeat_interleave(
             ShapeError, "repeat_interleave", "repeats do not fit the dimension",
             f"one number, or a vector of {shape[at]}", f"shape {tuple(repeats.shape)}",
         )  # fmt: skip
-    ends = eager.cumsum(counts, 0)
+    ends = r.cumsum(counts, 0)
     total = (int(ends[-1]) if shape[at] else 0) if output_size is None else output_size
     # element i of the result comes from the first place whose end lies beyond i
-    place = eager.arange(total, device=input.device).unsqueeze(1) >= ends
-    return eager.index_select(input, at, place.sum(1))
+    number = create.arange_int(0, 1, (total,), eager.int64).to(input.device)
+    place = r.sum(number.unsqueeze(1) >= ends, (1,), False)
+    result: Tensor = ix.index_select(input, place, at)
+    return result

@@ -13,7 +13,12 @@ from eager.errors import ArgumentError, ShapeError, helpful
 from eager.op import composite
 from eager.ops import arithmetic as a
 from eager.ops import reduce as r
+from eager.ops import unary as u
+from eager.ops.functions import create as fc
 from eager.ops.functions import linalg as la
+from eager.ops.functions import pieces as fp
+from eager.ops.functions import reduce as fr
+from eager.ops.functions import shape as sh
 from eager.ops.functions._common import Number, canonical_dim
 from eager.samples import array, calls
 
@@ -30,7 +35,7 @@ def _scaled(input: Tensor, product: Tensor, beta: Number, alpha: Number) -> Tens
     # beta 0 ignores the input, NaN included
     scaled = product if alpha == 1 else a.mul(product, alpha)
     if beta == 0:
-        return scaled.expand(eager.broadcast_shapes(input.shape, scaled.shape))
+        return scaled.expand(sh.broadcast_shapes(input.shape, scaled.shape))
     result: Tensor = a.add(input if beta == 1 else a.mul(input, beta), scaled)
     return result
 
@@ -157,15 +162,15 @@ def kron(input: Tensor, other: Tensor) -> Tensor:
 )  # fmt: skip
 def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
     """Vector products along a dimension of size 3 (default: the first one)."""
-    shape = eager.broadcast_shapes(input.shape, other.shape)
+    shape = sh.broadcast_shapes(input.shape, other.shape)
     if dim is None:
         dim = next((d for d, n in enumerate(shape) if n == 3), -1)
     at = canonical_dim("cross", dim, len(shape))
     x, y = input.expand(shape), other.expand(shape)
     if not shape or shape[at] != 3:
         raise helpful(ShapeError, "cross", "not vectors of 3 elements", "size 3", str(shape))
-    x1, x2 = eager.roll(x, -1, at), eager.roll(x, -2, at)
-    y1, y2 = eager.roll(y, -1, at), eager.roll(y, -2, at)
+    x1, x2 = fp.roll(x, -1, at), fp.roll(x, -2, at)
+    y1, y2 = fp.roll(y, -1, at), fp.roll(y, -2, at)
     return x1 * y2 - x2 * y1
 
 
@@ -177,7 +182,7 @@ def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
 )  # fmt: skip
 def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
     """The p-norm of the difference."""
-    return eager.norm(input - other, p)
+    return fr.norm(input - other, p)
 
 
 @composite(
@@ -196,7 +201,7 @@ def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str | None = Non
             ShapeError, "cdist", "not rows of one length", "(..., P, M) and (..., R, M)",
             f"{tuple(x1.shape)} and {tuple(x2.shape)}",
         )  # fmt: skip
-    return eager.norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
+    return fr.norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
 
 
 def chain_matmul(*matrices: Tensor) -> Tensor:
@@ -219,7 +224,7 @@ def matrix_power(input: Tensor, n: int) -> Tensor:
             "(..., N, N), and n of at least 0", f"{tuple(input.shape)}, n {n}",
         )  # fmt: skip
     size = input.shape[-1]
-    result = eager.eye(size, dtype=input.dtype, device=input.device).expand(tuple(input.shape))
+    result = fc.eye(size, dtype=input.dtype, device=input.device).expand(tuple(input.shape))
     while n:
         if n & 1:
             result = result.matmul(input)
@@ -272,7 +277,7 @@ def corrcoef(input: Tensor) -> Tensor:
     c = cov(input)
     if c.ndim == 0:
         return c / c
-    deviation = eager.diagonal(c).sqrt()
+    deviation = sh.diagonal(c).sqrt()
     return (c / deviation.unsqueeze(1) / deviation).clamp(-1, 1)
 
 
@@ -281,25 +286,25 @@ def vector_norm(
     dtype: Any = None,
 ) -> Tensor:  # fmt: skip
     """The p-norm of the elements, or of those along `dim`, as one vector."""
-    return eager.norm(x if dtype is None else x.to(dtype), ord, dim, keepdim)
+    return fr.norm(x if dtype is None else x.to(dtype), ord, dim, keepdim)
 
 
 def matrix_norm(
-    A: Tensor, ord: Any = "fro", dim: Sequence[int] = (-2, -1), keepdim: bool = False, *,  # noqa: N803
+    A: Tensor, ord: Any = "fro", dim: Sequence[int] = (-2, -1), keepdim: bool = False, *,
     dtype: Any = None,
 ) -> Tensor:  # fmt: skip
     """The Frobenius norm, or the greatest or least sum of a row (inf) or column (1) of |A|."""
     x = A if dtype is None else A.to(dtype)
     rows, columns = (canonical_dim("matrix_norm", d, x.ndim) for d in dim)
     if ord == "fro":
-        return eager.norm(x, 2, (rows, columns), keepdim)
+        return fr.norm(x, 2, (rows, columns), keepdim)
     if ord not in (1, -1, math.inf, -math.inf):
         raise helpful(
             ArgumentError, "matrix_norm", "this norm is not supported",
             '"fro", 1, -1, inf or -inf', repr(ord),
         )  # fmt: skip
     summed, other = (rows, columns) if abs(ord) == 1 else (columns, rows)
-    sums = r.sum(eager.abs(x), (summed,), True)
-    extreme = eager.amax if ord > 0 else eager.amin
+    sums = r.sum(u.abs(x), (summed,), True)
+    extreme = fr.amax if ord > 0 else eager.amin
     result = extreme(sums, other, True)
     return result if keepdim else result.squeeze((rows, columns))

@@ -11,6 +11,7 @@ from eager.ops import comparison as c
 from eager.ops import unary as u
 from eager.ops.functions._common import size_of
 from eager.ops.functions.create import checked_size, finish
+from eager.ops.functions.shape import broadcast_shapes
 from eager.random import Generator, default_generator
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *,
         if not tensors:
             raise helpful(ArgumentError, "normal", "the shape is unknown",
                           "a size, or tensors for mean or std", "numbers alone")  # fmt: skip
-        size = eager.broadcast_shapes(*(tuple(v.shape) for v in tensors))
+        size = broadcast_shapes(*(tuple(v.shape) for v in tensors))
         dtype = dtype or tensors[0].dtype
     drawn = randn(size, generator=generator, dtype=dtype)
     result: Tensor = drawn * std + mean

@@ -14,6 +14,10 @@ from eager.op import composite
 from eager.ops import arithmetic as a
 from eager.ops import comparison as c
 from eager.ops import unary as u
+from eager.ops.functions import create as fc
+from eager.ops.functions import pieces as fp
+from eager.ops.functions import reduce as fr
+from eager.ops.functions import shape as sh
 from eager.ops.functions._common import Dims, Number, canonical_dim
 from eager.ops.functions.arithmetic import logaddexp
 from eager.ops.reduce import axis, reduction_samples
@@ -33,8 +37,8 @@ def _scan(
     """combine over all elements up to each one, in log2(n) steps (Hillis and Steele, 1986)."""
     n, step = input.shape[dim], 1
     while step < n:
-        head = eager.full_like(eager.narrow(input, dim, 0, step), identity)
-        shifted = eager.cat([head, eager.narrow(input, dim, 0, n - step)], dim)
+        head = fc.full_like(sh.narrow(input, dim, 0, step), identity)
+        shifted = fp.cat([head, sh.narrow(input, dim, 0, n - step)], dim)
         input = combine(input, shifted)
         step *= 2
     return input
@@ -74,24 +78,20 @@ def _log_sum(x: Tensor, y: Tensor) -> Tensor:
     return result
 
 
-def _trapezoids(
-    op: str, y: Tensor, x: Tensor | None, dx: Number, dim: int
-) -> Tensor:
+def _trapezoids(op: str, y: Tensor, x: Tensor | None, dx: Number, dim: int) -> Tensor:
     at = canonical_dim(op, dim, y.ndim)
     n = y.shape[at] if y.ndim else 0
     if n < 2:
-        return eager.narrow(y, at, 0, 0) if y.ndim else y.reshape(1).narrow(0, 0, 0)
-    mean = (eager.narrow(y, at, 1, n - 1) + eager.narrow(y, at, 0, n - 1)) * 0.5
+        return sh.narrow(y, at, 0, 0) if y.ndim else y.reshape(1).narrow(0, 0, 0)
+    mean = (sh.narrow(y, at, 1, n - 1) + sh.narrow(y, at, 0, n - 1)) * 0.5
     if x is None:
         return mean * dx
     if x.ndim == 1:
         if x.shape[0] != n:
-            raise helpful(
-                ArgumentError, op, "x does not fit y", f"{n} points", str(x.shape[0])
-            )
-        steps = eager.diff(x).reshape([-1 if d == at else 1 for d in range(y.ndim)])
+            raise helpful(ArgumentError, op, "x does not fit y", f"{n} points", str(x.shape[0]))
+        steps = sh.diff(x).reshape([-1 if d == at else 1 for d in range(y.ndim)])
     else:
-        steps = eager.diff(x, dim=at - y.ndim)
+        steps = sh.diff(x, dim=at - y.ndim)
     return mean * steps
 
 
@@ -106,9 +106,7 @@ def _trapezoid_ref(y: Any, x: Any = None, dx: float = 1, dim: int = -1) -> Any:
 
 
 @composite(ref=_trapezoid_ref, samples=_points, onnx=None)
-def trapezoid(
-    y: Tensor, x: Tensor | None = None, *, dx: Number = 1, dim: int = -1
-) -> Tensor:
+def trapezoid(y: Tensor, x: Tensor | None = None, *, dx: Number = 1, dim: int = -1) -> Tensor:
     """The integral along `dim` by the trapezoidal rule, at the points x or dx apart."""
     at = canonical_dim("trapezoid", dim, y.ndim)
     return _trapezoids("trapezoid", y, x, dx, dim).sum(at)
@@ -129,7 +127,7 @@ def cumulative_trapezoid(
 ) -> Tensor:
     """The integrals up to each point but the first."""
     at = canonical_dim("cumulative_trapezoid", dim, y.ndim)
-    return eager.cumsum(_trapezoids("cumulative_trapezoid", y, x, dx, dim), at)
+    return fr.cumsum(_trapezoids("cumulative_trapezoid", y, x, dx, dim), at)
 
 
 def _known(input: Tensor) -> Tensor:
@@ -145,7 +143,7 @@ def nansum(
     input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: dtype | None = None
 ) -> Tensor:
     """The sum of the elements that are not NaN."""
-    return eager.sum(_known(input), dim, keepdim, dtype=dtype)
+    return fr.sum(_known(input), dim, keepdim, dtype=dtype)
 
 
 @composite(
@@ -156,5 +154,5 @@ def nanmean(
     input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: dtype | None = None
 ) -> Tensor:
     """The mean of the elements that are not NaN."""
-    count = eager.sum(c.logical_not(c.isnan(input)), dim, keepdim)
-    return eager.sum(_known(input), dim, keepdim, dtype=dtype) / count
+    count = fr.sum(c.logical_not(c.isnan(input)), dim, keepdim)
+    return fr.sum(_known(input), dim, keepdim, dtype=dtype) / count

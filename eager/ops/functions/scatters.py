@@ -19,6 +19,9 @@ from eager.ops import create
 from eager.ops import index as ix
 from eager.ops import shape as s
 from eager.ops import unary as u
+from eager.ops.functions import create as fc
+from eager.ops.functions import index as fi
+from eager.ops.functions import reduce as fr
 from eager.ops.functions import shape as sh
 from eager.ops.functions._common import Number, canonical_dim, is_tensor
 from eager.samples import array, calls
@@ -77,9 +80,9 @@ def scatter(
     at = canonical_dim("scatter", dim, input.ndim)
     src = value if src is None else src
     if not is_tensor(src):
-        src = eager.full(tuple(index.shape), src, dtype=input.dtype, device=input.device)
+        src = fc.full(tuple(index.shape), src, dtype=input.dtype, device=input.device)
     if reduce == "add":
-        return eager.scatter_add(input, dim, index, src)
+        return fi.scatter_add(input, dim, index, src)
     if index.numel() == 0:
         copied: Tensor = u.clone(input)
         return copied
@@ -125,10 +128,10 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Tensor | Number) -
         return index_fill(input.reshape(1), 0, index, value).reshape(())
     n = input.shape[at]
     # as a mask, so that a place named twice passes its gradient to `value` once
-    count = eager.zeros(n, dtype=eager.int64, device=input.device)
-    named = eager.index_add(count, 0, index.reshape(-1), eager.ones_like(index.reshape(-1)).long())
+    count = fc.zeros(n, dtype=eager.int64, device=input.device)
+    named = fi.index_add(count, 0, index.reshape(-1), fc.ones_like(index.reshape(-1)).long())
     mask = (named > 0).reshape([n if d == at else 1 for d in range(input.ndim)])
-    return eager.masked_fill(input, mask, value)
+    return fi.masked_fill(input, mask, value)
 
 
 def _masked_scatter_ref(x: Any, mask: Any, source: Any) -> Any:
@@ -147,19 +150,19 @@ def _masked_scatter_ref(x: Any, mask: Any, source: Any) -> Any:
 )  # fmt: skip
 def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     """input with the elements of `source`, in order, where `mask`."""
-    shape = eager.broadcast_shapes(input.shape, mask.shape)
+    shape = sh.broadcast_shapes(input.shape, mask.shape)
     mask = mask.expand(shape)
     # each element's number among those the mask picks; 0 where it picks none
-    order = eager.cumsum(mask.reshape(-1), 0) - 1
+    order = fr.cumsum(mask.reshape(-1), 0) - 1
     if source.numel() == 0:
-        if not mask.is_meta and bool(eager.any(mask)):
+        if not mask.is_meta and bool(fr.any(mask)):
             raise helpful(
                 ShapeError, "masked_scatter", "the source has no elements",
                 "as many as the mask picks", "0",
             )  # fmt: skip
         return input.expand(shape).clone()
     order = c.where(mask.reshape(-1), order, 0)
-    taken = eager.index_select(source.reshape(-1), 0, order).reshape(shape)
+    taken = fi.index_select(source.reshape(-1), 0, order).reshape(shape)
     result: Tensor = c.where(mask, taken, input.expand(shape))
     return result
 
@@ -226,7 +229,8 @@ def _diagonal_scatter_ref(x: Any, src: Any, offset: int = 0, dim1: int = 0, dim2
 @composite(
     ref=_diagonal_scatter_ref, onnx=None,
     samples=calls(lambda rng: [
-        (array(rng, (3, 4)), array(rng, (3,))), (array(rng, (2, 3, 4)), array(rng, (2, 2)), -1, 1, 2),
+        (array(rng, (3, 4)), array(rng, (3,))),
+        (array(rng, (2, 3, 4)), array(rng, (2, 2)), -1, 1, 2),
     ]),
 )  # fmt: skip
 def diagonal_scatter(
@@ -261,7 +265,7 @@ def _put_ref(x: Any, index: Any, source: Any, accumulate: bool = False) -> Any:
 def put(input: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> Tensor:
     """input with `source` written (or added) at places of the flattened tensor."""
     if accumulate:
-        flat = eager.index_add(input.reshape(-1), 0, index.reshape(-1), source.reshape(-1))
+        flat = fi.index_add(input.reshape(-1), 0, index.reshape(-1), source.reshape(-1))
         return flat.reshape(tuple(input.shape))
     return _write(input, index.long(), source)
 
