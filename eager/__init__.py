@@ -79,7 +79,7 @@ float = dtypes.float32
 int = dtypes.int32
 
 if TYPE_CHECKING:
-    from eager import linalg, nn, optim, serialization, utils
+    from eager import linalg, nn, optim, serialization, signal, special, utils
     from eager.serialization import load, load_file, save, save_file
 
 __version__ = "0.1.0"
@@ -118,6 +118,8 @@ __all__ = [
     "set_grad_enabled",
     "set_num_threads",
     "set_printoptions",
+    "signal",
+    "special",
     "tensor",
     "utils",
 ]
@@ -126,7 +128,7 @@ __all__ += _format.__all__
 __all__ += ops.functions.__all__
 
 # Imported when they are first used.
-_LAZY_MODULES = ("linalg", "nn", "optim", "serialization", "utils")
+_LAZY_MODULES = ("linalg", "nn", "optim", "serialization", "signal", "special", "utils")
 _LAZY_NAMES = dict.fromkeys(("load", "load_file", "save", "save_file"), "serialization")
 
 

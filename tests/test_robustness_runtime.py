@@ -154,24 +154,27 @@ def _compiled():
     [_ops, _backward, _hooks, _custom_function, _cycles, _errors, _interchange, _module, _compiled],
 )
 def test_nothing_leaks(use):
-    for _ in range(6):  # caches fill
-        use()
-    gc.collect()
-    bytes_before = eager.memory_stats()["allocated_bytes"]
+    def measured():
+        gc.collect()
+        allocated = eager.memory_stats()["allocated_bytes"]
+        return allocated, len(gc.get_objects()), tracemalloc.get_traced_memory()[0]
+
+    rounds = 300
     tracemalloc.start()
-    use()
-    gc.collect()
-    python_before, objects_before = tracemalloc.get_traced_memory()[0], len(gc.get_objects())
-    rounds = 40
-    for _ in range(rounds):
-        use()
-    gc.collect()
-    objects = len(gc.get_objects()) - objects_before
-    python = tracemalloc.get_traced_memory()[0] - python_before
-    tracemalloc.stop()
-    assert eager.memory_stats()["allocated_bytes"] == bytes_before
-    assert objects < rounds, "an object is left behind in every round"
-    assert python < 100 * rounds, "memory is left behind in every round"
+    try:
+        # A leak grows every time; what Python and the caches keep for reuse, only at first.
+        for _ in range(4):
+            before = measured()
+            for _ in range(rounds):
+                use()
+            memory, objects, python = (
+                b - a for a, b in zip(before, measured(), strict=True)
+            )
+            if memory == 0 and objects < rounds and python < 40 * rounds:
+                return
+    finally:
+        tracemalloc.stop()
+    pytest.fail(f"{rounds} rounds leave {memory} bytes, {objects} objects, {python} Python bytes")
 
 
 def test_a_model_whose_hook_refers_to_it_is_collected():
@@ -507,7 +510,7 @@ def test_pickles_and_copies(protocol):
         again = pickle.loads(pickle.dumps(value, protocol))
         assert again == value and type(again) is type(value)
     with pytest.raises(TypeError):
-        pickle.dumps((x * 2).grad_fn, protocol)
+        pickle.loads(pickle.dumps((x * 2).grad_fn, protocol))
 
 
 def test_an_interrupt_leaves_everything_usable():

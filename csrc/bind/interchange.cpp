@@ -178,6 +178,12 @@ void tensor_releasebuffer(PyObject*, Py_buffer* view) {
 PyObject* to_numpy(const TensorRef& t) {
   static PyObject* asarray;
   import_once(asarray, "numpy", "asarray");
+  // NumPy asks an object without a buffer for its __array__, which would lead here again.
+  int64_t bytes;
+  if (t->ndim() > 64 || __builtin_mul_overflow(t->numel, int64_t(item_size(t->dtype)), &bytes)) {
+    fail(ErrorKind::shape, "numpy", "there is no array of this shape",
+         "at most 64 dimensions and 2**63 bytes", "shape " + to_string(t->shape));
+  }
   TensorRef alias = Tensor::view(*t, t->shape, t->strides, t->offset);
   const bool brain = t->dtype == DType::bf16;
   if (brain) alias->dtype = DType::i16;  // the same bits

@@ -8,7 +8,7 @@ import numpy as np
 
 from eager.op import Promotion, elementwise
 from eager.ops.comparison import eq, where
-from eager.ops.unary import cast, floor, log, no_slope, trunc
+from eager.ops.unary import cast, log, no_slope, trunc
 from eager.samples import both, integer_pairs, real_pairs
 from eager.scalar import Expr, Vocabulary
 

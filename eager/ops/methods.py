@@ -109,7 +109,7 @@ def _scaled(name: str) -> Callable[..., Any]:
     return method
 
 
-def _attach(name: str, fn: Callable[..., Any]) -> None:
+def _attach(name: str, fn: Callable[..., Any] | property) -> None:
     if not hasattr(_C.Tensor, name):
         setattr(_C.Tensor, name, fn)
 
@@ -130,8 +130,15 @@ def _where(self: _C.Tensor, condition: _C.Tensor, other: Any) -> _C.Tensor:
     return result
 
 
+def _adjoint(self: _C.Tensor) -> _C.Tensor:
+    """The last two dimensions swapped: real numbers are their own complex conjugates."""
+    return f.adjoint(self)
+
+
 def attach() -> None:
     """Adds the methods to the type."""
+    for name in ("H", "mH"):
+        _attach(name, property(_adjoint))
     for name in _METHODS:
         _attach(name, _method(name))
     for name in _IN_PLACE_OPS:

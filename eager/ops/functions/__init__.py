@@ -45,6 +45,7 @@ from eager.ops.functions import (
     reduce,
     scan,
     scatters,
+    sets,
     shape,
 )
 from eager.ops.functions.arithmetic import *
@@ -61,6 +62,7 @@ from eager.ops.functions.random import *
 from eager.ops.functions.reduce import *
 from eager.ops.functions.scan import *
 from eager.ops.functions.scatters import *
+from eager.ops.functions.sets import *
 from eager.ops.functions.shape import *
 from eager.ops.shape import detach
 from eager.ops.trigonometry import (
@@ -78,7 +80,6 @@ from eager.ops.trigonometry import (
 from eager.ops.unary import (
     abs,
     ceil,
-    clone,
     cos,
     erf,
     exp,
@@ -123,7 +124,7 @@ globals().update(joining.copies)
 
 __all__ = [
     "Generator", "abs", "absolute", "bitwise_and", "bitwise_left_shift", "bitwise_or",
-    "bitwise_right_shift", "bitwise_xor", "ceil", "clip", "clone", "cos", "default_generator",
+    "bitwise_right_shift", "bitwise_xor", "ceil", "clip", "cos", "default_generator",
     "detach", "divide", "eq", "erf", "exp", "expm1", "fix", "floor", "floor_divide", "fmod", "ge",
     "gelu", "gelu_tanh", "get_rng_state", "greater", "greater_equal", "gt", "initial_seed",
     "isfinite", "isinf", "isnan", "le", "less", "less_equal", "log", "log1p", "logical_and",
@@ -151,4 +152,5 @@ __all__ += random.__all__
 __all__ += reduce.__all__
 __all__ += scan.__all__
 __all__ += scatters.__all__
+__all__ += sets.__all__
 __all__ += shape.__all__

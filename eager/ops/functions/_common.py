@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,6 +31,7 @@ def public(name: str) -> Callable[[F], F]:
 def canonical_dim(op: str, dim: int, ndim: int) -> int:
     """A dimension given by the user, made non-negative.  0-dim tensors have dimensions 0 and -1."""
     n = max(ndim, 1)
+    dim = operator.index(dim)
     if not -n <= dim < n:
         raise helpful(
             IndexOutOfRange, op, "dimension out of range",

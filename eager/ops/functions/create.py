@@ -14,7 +14,7 @@ from eager.op import composite
 from eager.ops import comparison as c
 from eager.ops import create as p
 from eager.ops import unary as u
-from eager.ops.functions._common import Number, size_of
+from eager.ops.functions._common import Number, public, size_of
 from eager.ops.functions.pieces import cat
 from eager.samples import array, calls
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from eager import Tensor
 
 __all__ = [
-    "arange", "eye", "full", "full_like", "linspace", "ones", "ones_like", "zeros", "zeros_like",
+    "arange", "clone", "eye", "full", "full_like", "linspace", "ones", "ones_like", "zeros",
+    "zeros_like",
 ]  # fmt: skip
 
 Size = Sequence[int]
@@ -104,18 +105,22 @@ _likes = calls(lambda rng: [
 
 @composite(ref=np.zeros_like, samples=_likes, onnx=None, differentiable=False)
 def zeros_like(
-    input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
-) -> Tensor:
+    input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False,
+    memory_format: Any = None,
+) -> Tensor:  # fmt: skip
     """Zeros of another tensor's shape, dtype and device."""
-    return full_like(input, 0, dtype=dtype, device=device, requires_grad=requires_grad)
+    return full_like(input, 0, dtype=dtype, device=device, requires_grad=requires_grad,
+                     memory_format=memory_format)  # fmt: skip
 
 
 @composite(ref=np.ones_like, samples=_likes, onnx=None, differentiable=False)
 def ones_like(
-    input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
-) -> Tensor:
+    input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False,
+    memory_format: Any = None,
+) -> Tensor:  # fmt: skip
     """Ones of another tensor's shape, dtype and device."""
-    return full_like(input, 1, dtype=dtype, device=device, requires_grad=requires_grad)
+    return full_like(input, 1, dtype=dtype, device=device, requires_grad=requires_grad,
+                     memory_format=memory_format)  # fmt: skip
 
 
 @composite(
@@ -124,12 +129,23 @@ def ones_like(
 )  # fmt: skip
 def full_like(
     input: Tensor, fill_value: Any, *, dtype: Any = None, device: Any = None,
-    requires_grad: bool = False,
+    requires_grad: bool = False, memory_format: Any = None,
 ) -> Tensor:  # fmt: skip
     """One value everywhere, in another tensor's shape, dtype and device."""
     device = input.device if device is None else device
     made = filled("full_like", input.shape, fill_value, dtype or input.dtype)
+    if memory_format is not None:
+        made = made.contiguous(memory_format=memory_format)
     return finish(made, device, requires_grad)
+
+
+@public("clone")
+def clone(input: Tensor, *, memory_format: Any = None) -> Tensor:
+    """A copy; gradients flow through it."""
+    if memory_format is not None:
+        return input.clone(memory_format=memory_format)
+    copied: Tensor = u.clone(input)
+    return copied
 
 
 def new_zeros(input: Tensor, *size: Any, dtype: Any = None, device: Any = None,

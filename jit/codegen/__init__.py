@@ -1,0 +1,1 @@
+"""Printers: scalar expressions, bodies and whole programs as source for each target."""

@@ -1,0 +1,1 @@
+"""What compiled programs need at run time: machine code, its cache, and the launch."""
