@@ -82,9 +82,7 @@ class CaseResult:
 
     def ratio(self, subject: str, peer: str) -> tuple[float, float, float]:
         """(subject / peer by medians, 10th and 90th percentile of the per-round ratios)."""
-        rounds = [
-            a / b for a, b in zip(self.seconds[subject], self.seconds[peer], strict=True)
-        ]
+        rounds = [a / b for a, b in zip(self.seconds[subject], self.seconds[peer], strict=True)]
         deciles = statistics.quantiles(rounds, n=10)
         return self.median(subject) / self.median(peer), deciles[0], deciles[-1]
 
@@ -117,7 +115,8 @@ def _line(result: CaseResult) -> str:
     parts = [f"{result.name:24}{subject} {_time(result.median(subject)):>10}"]
     for peer in peers:
         ratio, low, high = result.ratio(subject, peer)
-        parts.append(f"{peer} {_time(result.median(peer)):>10} x{ratio:5.2f} [{low:.2f}, {high:.2f}]")
+        time_ = _time(result.median(peer))
+        parts.append(f"{peer} {time_:>10} x{ratio:5.2f} [{low:.2f}, {high:.2f}]")
     return "   ".join(parts)
 
 

@@ -29,10 +29,12 @@ class Layout(NamedTuple):
 
     @property
     def size(self) -> int:
+        """Number of elements."""
         return prod(self.shape)
 
     @property
     def is_packed(self) -> bool:
+        """Whether the elements lie in row-major order without gaps."""
         step = 1
         for n, s in zip(reversed(self.shape), reversed(self.strides), strict=True):
             if n != 1 and s != step:
@@ -41,6 +43,7 @@ class Layout(NamedTuple):
         return True
 
     def permute(self, dims: Sequence[int]) -> Layout:
+        """Dimension d of the result is dimension ``dims[d]`` of this."""
         return Layout(
             tuple(self.shape[d] for d in dims), tuple(self.strides[d] for d in dims), self.offset
         )
@@ -55,6 +58,7 @@ class Layout(NamedTuple):
         return Layout(tuple(shape), tuple(strides), self.offset)
 
     def slice(self, starts: Sequence[int], sizes: Sequence[int], steps: Sequence[int]) -> Layout:
+        """``sizes[d]`` elements of dimension d, every ``steps[d]``-th from ``starts[d]``."""
         offset = self.offset + sum(
             a * s for a, s, n in zip(starts, self.strides, sizes, strict=True) if n
         )
@@ -67,6 +71,7 @@ class Layout(NamedTuple):
         return self.permute(keep)
 
     def flip(self, dims: Sequence[int]) -> Layout:
+        """`dims` in reverse order."""
         offset, strides = self.offset, list(self.strides)
         for d in dims:
             offset += max(self.shape[d] - 1, 0) * strides[d]

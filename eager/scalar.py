@@ -9,7 +9,7 @@ defines exp, tanh and so on by polynomials in the rest of the vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 # name -> how the result's dtype follows from the arguments': "same" as the first non-bool
 # argument, "bool", "select" (as the last two), "cast" (given), "bits" (same size, other class).
@@ -43,9 +43,10 @@ class Expr:
     args: tuple[Expr, ...]
     dtype: str
     value: Any
-    _table: dict[Any, Expr] = {}
+    _table: ClassVar[dict[Any, Expr]] = {}
 
     def __new__(cls, fn: str, args: tuple[Expr, ...], dtype: str, value: Any = None) -> Expr:
+        """The one object with these fields."""
         # repr keeps -0.0, 0.0 and nan apart, and 1 from 1.0 and True
         key = (fn, args, dtype, repr(value))
         found = cls._table.get(key)
@@ -63,6 +64,7 @@ class Expr:
         return f"{self.fn}({', '.join(map(repr, self.args))})"
 
     # Tensors and scalars answer to the same operators, so that one vjp line serves both.
+    # fmt: off
     def __add__(self, o: Any) -> Expr: return vocabulary.add(self, o)
     def __radd__(self, o: Any) -> Expr: return vocabulary.add(o, self)
     def __sub__(self, o: Any) -> Expr: return vocabulary.sub(self, o)
@@ -82,6 +84,7 @@ class Expr:
     def __invert__(self) -> Expr: return vocabulary.not_(self)
     def __lshift__(self, o: Any) -> Expr: return vocabulary.shl(self, o)
     def __rshift__(self, o: Any) -> Expr: return vocabulary.shr(self, o)
+    # fmt: on
 
     def __bool__(self) -> bool:
         raise TypeError("a scalar expression has no truth value: use k.where(condition, a, b)")
@@ -105,6 +108,7 @@ class Vocabulary:
         return call
 
     def call(self, name: str, *args: Any) -> Expr:
+        """The expression of function `name`; raises TypeError if the dtypes do not fit."""
         rule = FUNCTIONS[name]
         typed = args[1:] if rule == "select" else args
         like = next((a for a in typed if isinstance(a, Expr)), None)

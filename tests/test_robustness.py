@@ -239,7 +239,7 @@ fuzz = settings(
 )  # fmt: skip
 
 
-@settings(fuzz, max_examples=400)
+@settings(fuzz, max_examples=1500)
 @given(names=arguments | st.tuples(tensors, tensors, values, values), keyword=keywords)
 def test_every_function_survives(names, keyword):
     keyword = keyword if names else None
@@ -248,7 +248,7 @@ def test_every_function_survives(names, keyword):
             _attempt(label, function, names, keyword)
 
 
-@settings(fuzz, max_examples=400)
+@settings(fuzz, max_examples=1500)
 @given(receiver=tensors, names=arguments, keyword=keywords)
 def test_every_method_survives(receiver, names, keyword):
     keyword = keyword if names else None

@@ -3,6 +3,7 @@ training step of a small MLP and two large elementwise ops, where the machine sh
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,7 @@ def _jax(jax: Any) -> dict[str, Case]:
     def mlp() -> dict[str, Any]:
         rng = np.random.default_rng(0)
         params = []
-        for i, o in zip(LAYERS, LAYERS[1:], strict=False):
+        for i, o in pairwise(LAYERS):
             w = rng.uniform(-1, 1, (i, o)).astype(np.float32) / np.sqrt(i)
             params.append((jnp.asarray(w), jnp.zeros(o, jnp.float32)))
         x, y = jnp.asarray(_X), jnp.asarray(_Y)
@@ -136,10 +137,7 @@ def _jax(jax: Any) -> dict[str, Case]:
 
         return {"step": step}
 
-    found = {
-        name: Case(f"wait({code})", names)
-        for name, code in {**SMALL, **LARGE}.items()
-    }
+    found = {name: Case(f"wait({code})", names) for name, code in {**SMALL, **LARGE}.items()}
     found["chain16_backward"] = Case("run()", chain)
     found["mlp_step"] = Case("step()", mlp)
     return found

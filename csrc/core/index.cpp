@@ -32,8 +32,8 @@ void check_integral(const Op& op, const Tensor& index) {
          name(index.dtype), "convert the index with .long()");
 }
 
-// The index as a packed int64 tensor of values in [0, n).  It may be the caller's own memory: called
-// after copies, which can let other threads in, and before it is read, where nothing does.
+// The index as a packed int64 tensor of values in [0, n).  It may be the caller's own memory:
+// called after copies, which can let other threads in, and before it is read, where nothing does.
 TensorRef wrap_indices(const Op& op, const TensorRef& index, int64_t n) {
   TensorRef packed = contiguous(cast(index, DType::i64));
   const int64_t* p = packed->as<int64_t>();

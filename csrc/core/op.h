@@ -11,8 +11,19 @@ namespace eager::core {
 enum class Kind : uint8_t { elementwise, broadcast, view, reduce, contract, opaque };
 // Numbering is that of eager.op.Promotion.
 enum class Promotion : uint8_t {
-  promote, to_float, compare, logical, integral, numeric, select, attr, first, floating, sum,
-  index, boolean
+  promote,
+  to_float,
+  compare,
+  logical,
+  integral,
+  numeric,
+  select,
+  attr,
+  first,
+  floating,
+  sum,
+  index,
+  boolean
 };
 enum class AttrType : uint8_t { integer, boolean, floating, ints, dtype };
 
@@ -20,7 +31,10 @@ enum class AttrType : uint8_t { integer, boolean, floating, ints, dtype };
 // its bits in one slot; ints: a count, then the values.
 struct Attrs {
   Small<int64_t, 16> slots;
-  Attrs& integer(int64_t v) { slots.push_back(v); return *this; }
+  Attrs& integer(int64_t v) {
+    slots.push_back(v);
+    return *this;
+  }
   Attrs& floating(double v) {
     int64_t bits;
     std::memcpy(&bits, &v, 8);
@@ -78,7 +92,9 @@ using Loop = void (*)(const void* const* in, void* const* out, int64_t n, uint32
                       int64_t first, const int64_t* attrs);
 inline constexpr int kIsas = 3;  // baseline, avx2+fma, avx512
 // [isa][Compute]; null where the op is not defined for that compute type
-struct Loops { Loop at[kIsas][3]; };
+struct Loops {
+  Loop at[kIsas][3];
+};
 
 // Folds: over `n` elements with stride 1 into one value; and row-wise: acc[j] = combine(acc[j],
 // map(x[j])) for j < n.  State and output are in the compute type.
@@ -90,14 +106,16 @@ struct FoldLoops {
   void (*merge)(const void* x, int64_t n, void* acc);
   void (*identity)(void* out);
 };
-struct Folds { FoldLoops at[kIsas][3]; };
+struct Folds {
+  FoldLoops at[kIsas][3];
+};
 
 // How to compute one input's gradient of an elementwise op without recording it.
 struct GradLoop {
   enum Mode : uint8_t { none, pass, loop };  // none: no gradient; pass: it is g itself
   Mode mode;
   uint8_t n_args;
-  uint8_t args[6];   // what each kernel input is: 0 = g, 1 = y, 2 + i = x_i
+  uint8_t args[6];  // what each kernel input is: 0 = g, 1 = y, 2 + i = x_i
   const Loops* loops;
 };
 
@@ -106,19 +124,19 @@ struct Op {
   uint16_t id;
   Kind kind;
   Promotion promotion;
-  bool indexed;               // elementwise op whose body reads the flat index
-  int8_t inputs;              // -1: variadic
-  int8_t outputs;             // 0: as many as the attribute `sizes` (the first attr) has values
+  bool indexed;    // elementwise op whose body reads the flat index
+  int8_t inputs;   // -1: variadic
+  int8_t outputs;  // 0: as many as the attribute `sizes` (the first attr) has values
   bool differentiable;
   bool saves_output;
-  uint32_t saves_inputs;      // bit i: the vjp reads input i's data (variadic ops: bit 0 for all)
+  uint32_t saves_inputs;  // bit i: the vjp reads input i's data (variadic ops: bit 0 for all)
   uint8_t n_attrs;
   const AttrType* attr_types;
   const char* const* attr_names;
-  Kernel kernel;              // never null: generic elementwise, reduce, a core kernel, or foreign
-  const Loops* loops;         // generated elementwise forward
-  const Folds* folds;         // generated reduction
-  const GradLoop* grads;      // one per input; null if the op is not elementwise
+  Kernel kernel;          // never null: generic elementwise, reduce, a core kernel, or foreign
+  const Loops* loops;     // generated elementwise forward
+  const Folds* folds;     // generated reduction
+  const GradLoop* grads;  // one per input; null if the op is not elementwise
 };
 
 const Op& op(uint16_t id);

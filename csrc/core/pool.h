@@ -23,8 +23,8 @@ class Barrier {
 
  private:
   const int n_;
-  alignas(64) int arrived_ = 0;      // accessed with __atomic builtins
-  alignas(64) uint64_t phase_ = 0;   // monotonic
+  alignas(64) int arrived_ = 0;     // accessed with __atomic builtins
+  alignas(64) uint64_t phase_ = 0;  // monotonic
 };
 
 // Called around work expected to take long (a GEMM, a large loop, a compiled program).

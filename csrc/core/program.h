@@ -8,11 +8,11 @@ namespace eager::core {
 using Body = void (*)(void* const* buffers, const int64_t* ins);
 
 struct Program {
-  const int64_t* words;        // instruction table; each instruction: [length, body, args...],
-                               // where length counts the words with itself
-  const int64_t* starts;       // [workers * epochs + 1] offsets into words: worker w in epoch e
-                               // runs words[starts[e*workers + w] .. starts[e*workers + w + 1])
-  int32_t workers, epochs;     // a barrier stands between epochs
+  const int64_t* words;     // instruction table; each instruction: [length, body, args...],
+                            // where length counts the words with itself
+  const int64_t* starts;    // [workers * epochs + 1] offsets into words: worker w in epoch e
+                            // runs words[starts[e*workers + w] .. starts[e*workers + w + 1])
+  int32_t workers, epochs;  // a barrier stands between epochs
   const Body* bodies;
   void* const* buffers;
   const int64_t* stop = nullptr;  // set by a body that failed: epochs to come do nothing

@@ -26,7 +26,9 @@ class Ref {
   Ref(const Ref& o) : p_(o.p_) { retain(); }
   Ref(Ref&& o) noexcept : p_(std::exchange(o.p_, nullptr)) {}
   template <class U>
-  Ref(const Ref<U>& o) : p_(o.get()) { retain(); }
+  Ref(const Ref<U>& o) : p_(o.get()) {
+    retain();
+  }
   Ref& operator=(Ref o) noexcept {
     std::swap(p_, o.p_);
     return *this;
@@ -51,6 +53,8 @@ class Ref {
 };
 
 template <class T>
-bool operator==(const Ref<T>& a, const Ref<T>& b) { return a.get() == b.get(); }
+bool operator==(const Ref<T>& a, const Ref<T>& b) {
+  return a.get() == b.get();
+}
 
 }  // namespace eager::core

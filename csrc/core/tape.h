@@ -8,8 +8,8 @@
 namespace eager::core {
 
 struct Edge {
-  Ref<Node> node;        // null: this input needs no gradient
-  uint32_t output = 0;   // which output of `node` the gradient belongs to
+  Ref<Node> node;       // null: this input needs no gradient
+  uint32_t output = 0;  // which output of `node` the gradient belongs to
 };
 
 // What the tape keeps of a tensor whose data the vjp does not read.
@@ -20,13 +20,13 @@ struct Spec {
   bool weak = false;
 };
 
-struct NodeExtras;       // hooks and retained gradients; see hooks.cpp
+struct NodeExtras;  // hooks and retained gradients; see hooks.cpp
 
 struct Node : Counted {
-  Small<Edge, 2> next;   // one per input
+  Small<Edge, 2> next;     // one per input
   Small<Spec, 1> outputs;  // filled by set_history()
-  uint64_t sequence;     // grows with every node of a thread; accumulators have the largest
-  bool released = false;  // backward has dropped the saved values
+  uint64_t sequence;       // grows with every node of a thread; accumulators have the largest
+  bool released = false;   // backward has dropped the saved values
   NodeExtras* extras = nullptr;
   Node* doomed = nullptr;  // links nodes that wait to be destroyed
 
@@ -40,10 +40,10 @@ struct Node : Counted {
   // Not called if no gradient arrived at all.
   // `create_graph`: compute with dispatched ops; grad mode is then on, else off.
   virtual Tensors apply(Tensors grads, bool create_graph) = 0;
-  virtual void release() {}                 // drop saved values
+  virtual void release() {}  // drop saved values
   // An output tensor that names this node as its `watcher` dies, or gets another history.
   virtual void forget(const AutogradMeta*);
-  static void destroy(Node*);               // iterative: never recurses along `next`
+  static void destroy(Node*);  // iterative: never recurses along `next`
 };
 
 // A leaf's sink: adds what arrives to leaf.grad.
@@ -59,9 +59,9 @@ extern VjpCallback vjp_callback;
 // on, always).  A vjp may give nothing for the others.
 uint32_t vjp_needs();
 
-bool grad_enabled();                        // thread local
+bool grad_enabled();  // thread local
 void set_grad_enabled(bool);
-class NoGrad {                              // scope
+class NoGrad {  // scope
  public:
   NoGrad() : before_(grad_enabled()) { set_grad_enabled(false); }
   ~NoGrad() { set_grad_enabled(before_); }
@@ -83,7 +83,7 @@ Tensors keep_overwritten(const Op&, const Tensors& in, const Tensor& target);
 void set_history(const Tensors& outputs, const Ref<Node>& node);
 // Makes `t` a constant: forgets what made it.
 void clear_history(Tensor& t);
-Edge gradient_edge(Tensor& t);              // null node if t needs no gradient
+Edge gradient_edge(Tensor& t);  // null node if t needs no gradient
 
 // Hooks are called by the engine with (tensor gradient) and may replace it (null: they do not).
 // add_hook throws Error(autograd) if t needs no gradient.  remove_hook accepts ids of hooks that

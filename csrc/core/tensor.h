@@ -25,7 +25,7 @@ struct Storage : Counted {
   void (*release)(void* owner) = nullptr;
   void* owner = nullptr;
   bool readonly = false;
-  bool owned = false;    // data comes from the allocator
+  bool owned = false;  // data comes from the allocator
 
   static Ref<Storage> allocate(size_t bytes, Device device);
   static Ref<Storage> wrap(void* data, size_t bytes, void (*release)(void*), void* owner);
@@ -46,44 +46,46 @@ using TensorRef = Ref<Tensor>;
 
 // What only tensors that take part in differentiation have.
 struct AutogradMeta {
-  Ref<Node> node;            // made this tensor; null for leaves
-  Ref<Node> accumulator;     // a leaf's sink (see tape.h); made when first used
+  Ref<Node> node;         // made this tensor; null for leaves
+  Ref<Node> accumulator;  // a leaf's sink (see tape.h); made when first used
   TensorRef grad;
-  uint32_t output = 0;       // which output of `node`
-  uint32_t rebases = 0;      // storage->rebases when `node` was set
+  uint32_t output = 0;   // which output of `node`
+  uint32_t rebases = 0;  // storage->rebases when `node` was set
   bool requires_grad = false;
   bool retains_grad = false;
-  Node* watcher = nullptr;   // a node that points back at this tensor; see Node::forget
-  void* hooks = nullptr;     // owned by csrc/bind
+  Node* watcher = nullptr;  // a node that points back at this tensor; see Node::forget
+  void* hooks = nullptr;    // owned by csrc/bind
 
   AutogradMeta() = default;
   AutogradMeta(const AutogradMeta&) = delete;
   AutogradMeta& operator=(const AutogradMeta&) = delete;
-  ~AutogradMeta();           // tape.cpp: tells the nodes that point at the tensor
+  ~AutogradMeta();  // tape.cpp: tells the nodes that point at the tensor
 };
 
 struct Tensor : Counted {
   Ref<Storage> storage;
   Dims shape;
-  Dims strides;              // in elements
-  int64_t offset = 0;        // in elements
+  Dims strides;        // in elements
+  int64_t offset = 0;  // in elements
   int64_t numel = 0;
   DType dtype = DType::f32;
   Device device = Device::cpu;
-  bool weak = false;         // a Python number: promotes by category only
-  bool contiguous = true;    // row-major without gaps
-  bool is_view = false;      // made by a view op from another tensor
+  bool weak = false;                 // a Python number: promotes by category only
+  bool contiguous = true;            // row-major without gaps
+  bool is_view = false;              // made by a view op from another tensor
   AutogradMeta* autograd = nullptr;  // owned; null until needed
-  void* pyobj = nullptr;     // borrowed back pointer of csrc/bind
+  void* pyobj = nullptr;             // borrowed back pointer of csrc/bind
 
   char* data() const {
     return static_cast<char*>(storage->data) + offset * int64_t(item_size(dtype));
   }
   template <class T>
-  T* as() const { return reinterpret_cast<T*>(data()); }
+  T* as() const {
+    return reinterpret_cast<T*>(data());
+  }
   size_t ndim() const { return shape.size(); }
-  bool requires_grad() const;          // leaf flag, or has a node
-  AutogradMeta& meta();                // makes it if needed
+  bool requires_grad() const;  // leaf flag, or has a node
+  AutogradMeta& meta();        // makes it if needed
 
   static TensorRef empty(const Dims& shape, DType dtype, Device device = Device::cpu);
   static TensorRef view(const Tensor& base, Dims shape, Dims strides, int64_t offset);
@@ -94,17 +96,17 @@ struct Tensor : Counted {
   static TensorRef scalar(bool v);
   static TensorRef scalar(int64_t v);
   static TensorRef scalar(double v);
-  static void destroy(Tensor*);        // never recurses along the tape
+  static void destroy(Tensor*);  // never recurses along the tape
 };
 
 inline bool Tensor::requires_grad() const {
   return autograd && (autograd->requires_grad || autograd->node);
 }
 
-DType default_dtype();                 // float32 unless set
+DType default_dtype();  // float32 unless set
 void set_default_dtype(DType);
 
-std::string to_string(const Dims&);    // "(2, 3)"
+std::string to_string(const Dims&);  // "(2, 3)"
 Dims contiguous_strides(const Dims& shape);
 int64_t element_count(const Dims& shape);
 TensorRef contiguous(const TensorRef& t);  // t itself, or a packed copy (outside tape and hook)

@@ -10,15 +10,14 @@
 // Iterations are independent: an output is either apart from an input or exactly that input.
 #define EAGER_INDEPENDENT _Pragma("GCC ivdep")
 #endif
-#define EAGER_LOOP(name)                                                                     \
-  void name([[maybe_unused]] const void* const* in, void* const* out, int64_t n,             \
-            [[maybe_unused]] uint32_t uniform, [[maybe_unused]] int64_t first,               \
+#define EAGER_LOOP(name)                                                         \
+  void name([[maybe_unused]] const void* const* in, void* const* out, int64_t n, \
+            [[maybe_unused]] uint32_t uniform, [[maybe_unused]] int64_t first,   \
             [[maybe_unused]] const int64_t* attrs)
 
 namespace eager::core::EAGER_ISA {
 
-using Loop = void (*)(const void* const*, void* const*, int64_t, uint32_t, int64_t,
-                      const int64_t*);
+using Loop = void (*)(const void* const*, void* const*, int64_t, uint32_t, int64_t, const int64_t*);
 
 // Runs `loop`, which knows only dense inputs, on inputs of which some are uniform: these are
 // repeated in a buffer that stays in the first-level cache.
@@ -60,8 +59,7 @@ inline void eager_singly(Loop loop, const uint8_t (&in_sizes)[Inputs],
   for (int64_t j = 0; j < n; ++j) {
     for (int i = 0; i < Inputs; ++i)
       x[i] = static_cast<const unsigned char*>(in[i]) + (uniform >> i & 1 ? 0 : j * in_sizes[i]);
-    for (int i = 0; i < Outputs; ++i)
-      y[i] = static_cast<unsigned char*>(out[i]) + j * out_sizes[i];
+    for (int i = 0; i < Outputs; ++i) y[i] = static_cast<unsigned char*>(out[i]) + j * out_sizes[i];
     loop(x, y, 1, 0, first + j, attrs);
   }
 }

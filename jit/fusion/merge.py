@@ -1,7 +1,7 @@
 """Merges stages: the fusion that a value by value lowering cannot see.
 
-In order: sums of matrix products accumulate in place; what is only copied is written where it is
-copied to; Maps over one space become one Map that keeps shared values in registers; Maps after a
+Sums of matrix products accumulate in place; copies are not made where the copied can be kept in
+one place; Maps over one space become one Map that keeps shared values in registers; Maps after a
 Reduce become its epilogue; Reduces of one space share a pass; stores that nobody reads go.
 """
 
@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from eager.scalar import Expr
+from jit.fusion.copies import remove_copies
 from jit.fusion.lazy import size, substitute
 from jit.fusion.overlap import layouts_overlap
-from jit.fusion.products import accumulate, write_through
+from jit.fusion.products import accumulate, join_products
 from jit.fusion.prune import COMPUTE, drop_dead
 from jit.fusion.tile import (
     Gemm,
@@ -39,12 +40,14 @@ def merge_stages(plan: Plan) -> None:
     for stage in plan.stages:
         _squeeze(stage)
     accumulate(plan)
-    write_through(plan)
+    remove_copies(plan)
     count = len(plan.stages) + 1
     while len(plan.stages) < count:  # a merged stage may fit where its parts did not
         count = len(plan.stages)
         plan.stages = _Merger(plan).run()
-    drop_dead(plan)
+        drop_dead(plan)
+        remove_copies(plan)
+    join_products(plan)
 
 
 def _squeeze(stage: Stage) -> None:

@@ -1,17 +1,16 @@
-"""Two merges that save memory traffic: sums of products accumulate in place, and what would only
-be copied is written where it is copied to."""
+"""Merges of matrix products: sums accumulate in place, and become one product where they can."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
 
+from eager.layout import Layout
 from eager.scalar import Expr
 from jit.codegen.printer import postorder
 from jit.fusion.lazy import substitute
-from jit.fusion.overlap import layouts_overlap
 from jit.fusion.prune import escaping, prune
-from jit.fusion.tile import Gemm, Map, Matrix, Plan, Stage, Store, reads, variable, writes
+from jit.fusion.tile import Gemm, Map, Plan, Stage, reads, variable, writes
 
 
 @dataclass
@@ -43,6 +42,18 @@ def private(plan: Plan, index: Index, buffer: int) -> bool:
     )
 
 
+def is_permutation(layout: Layout) -> bool:
+    """Whether a layout runs through consecutive elements in some order of its dimensions."""
+    order = sorted(range(len(layout.shape)), key=lambda d: -layout.strides[d])
+    return layout.offset == 0 and layout.permute(order).is_packed
+
+
+def _alike(x: Expr, y: Expr, products: dict[Expr, Gemm], layouts: dict[Expr, Layout]) -> bool:
+    """Whether two products lie in memory in the same way and are read in the same way."""
+    a, b = products[x].c, products[y].c
+    return layouts[x] == layouts[y] and a._replace(buffer=b.buffer) == b
+
+
 def _addends(e: Expr) -> list[Expr]:
     """The leaves of a tree of additions."""
     leaves, stack = [], [e]
@@ -66,15 +77,17 @@ def accumulate(plan: Plan) -> None:
         (target,) = stage.stores
         uses = Counter(a for node in postorder([target.value]) for a in node.args)
         products: dict[Expr, Gemm] = {}
+        layouts: dict[Expr, Layout] = {}
         for i, load in enumerate(stage.loads):
             if load.buffer is None or load.terms or not private(plan, index, load.buffer):
                 continue
             buffer = plan.buffers[load.buffer]
             (writer,) = index.writers[load.buffer]
-            whole = load.layout.is_packed and load.layout.size == buffer.size
             x = variable(i, buffer.dtype)
+            whole = load.layout.size == buffer.size and is_permutation(load.layout)
             if isinstance(writer, Gemm) and not writer.accumulate and whole and uses[x] == 1:
                 products[x] = writer
+                layouts[x] = load.layout
         changes: dict[Expr, Expr] = {}
         roots = [e for e in postorder([target.value]) if e.fn == "add"]
         inner = {a for e in roots for a in e.args if a.fn == "add"}
@@ -83,9 +96,10 @@ def accumulate(plan: Plan) -> None:
                 continue  # part of a larger sum
             leaves = _addends(root)
             terms = [x for x in leaves if x in products]
+            terms.sort(key=lambda x: order[id(products[x])])
+            terms = [x for x in terms if _alike(x, terms[0], products, layouts)]
             if len(terms) < 2:
                 continue
-            terms.sort(key=lambda x: order[id(products[x])])
             base = products[terms[0]].c
             for x in terms[1:]:
                 products[x].c = products[x].c._replace(buffer=base.buffer)
@@ -100,63 +114,54 @@ def accumulate(plan: Plan) -> None:
             prune(stage)
 
 
-def write_through(plan: Plan) -> None:
-    """Where a stage only copies a private buffer, its writer writes to the destination."""
+def join_products(plan: Plan) -> None:
+    """Products that accumulate in one place and whose operands continue each other along the
+    inner dimension, such as the steps of a sequence, become one product over all steps."""
     index = Index.of(plan)
-    gone = set()
-    for stage in plan.stages:
-        if not isinstance(stage, Map) or len(stage.stores) != 1 or len(stage.loads) != 1:
-            continue
-        (load,), (store,) = stage.loads, stage.stores
-        if load.buffer is None or load.terms or store.value.fn != "arg":
-            continue
-        source, target = plan.buffers[load.buffer], plan.buffers[store.buffer]
-        packed = load.layout.is_packed and load.layout.size == source.size
-        if not (packed and source.dtype == target.dtype and private(plan, index, source.id)):
-            continue
-        (writer,) = index.writers[source.id]
-        others = index.writers[target.id]
-        if any(s is not stage and _overlap(s, stage, target.id) for s in others):
-            continue
-        if _redirect(writer, source.id, store):
-            gone.add(id(stage))
-            index.writers[target.id] = [writer if s is stage else s for s in others]
-    plan.stages = [s for s in plan.stages if id(s) not in gone]
+    for gemms in _chains(plan, index):
+        order = {id(s): i for i, s in enumerate(plan.stages)}
+        runs: list[list[Gemm]] = []
+        for g in sorted(gemms, key=lambda g: (g.a.buffer, g.b.buffer, g.a.offset)):
+            if runs and _continues(runs[-1][-1], g):
+                runs[-1].append(g)
+            else:
+                runs.append([g])
+        gone = set()
+        for run in runs:
+            # where the last operand is ready
+            last = max(run, key=lambda g: order[id(g)])
+            first, k = run[0], sum(g.k for g in run)
+            last.a, last.b, last.k = first.a, first.b, k
+            gone |= {id(g) for g in run if g is not last}
+        plan.stages = [s for s in plan.stages if id(s) not in gone]
+        kept = [s for s in plan.stages if isinstance(s, Gemm) and s in gemms]
+        for i, g in enumerate(kept):
+            g.accumulate = i > 0
 
 
-def _redirect(writer: Stage, source: int, target: Store) -> bool:
-    """Makes `writer` store the packed buffer `source` to `target` instead."""
-    if isinstance(writer, Gemm):
-        if writer.accumulate:
-            return False
-        batch, m, n = writer.batch, writer.m, writer.n
-        place = target.layout.reshape((batch, m, n))
-        packed = writer.c == Matrix(source, 0, n, 1, writer.c.batch)
-        if place is None or not packed or writer.c.batch not in (0, m * n):
-            return False
-        step, row, col = place.strides
-        if n == 1 or m == 1:
-            row, col = (row, 1) if n == 1 else (max(row, n), col)
-        if col != 1 or row < n:
-            return False
-        writer.c = Matrix(target.buffer, place.offset, row, 1, step if batch > 1 else 0)
-        return True
-    stores = []
-    for store in writer.stores:
-        if store.buffer == source:
-            shape = store.layout.shape
-            whole = store.layout.is_packed and store.layout.offset == 0
-            place = target.layout.reshape(shape)
-            if not whole or place is None or store.layout.size != target.layout.size:
-                return False
-            store = Store(target.buffer, place, store.value)
-        stores.append(store)
-    writer.stores = stores
-    return True
+def _chains(plan: Plan, index: Index) -> list[list[Gemm]]:
+    """Sets of products that add up in one private buffer, the first of which overwrites it."""
+    found = []
+    for buffer, writers in index.writers.items():
+        gemms = [s for s in writers if isinstance(s, Gemm)]
+        if len(gemms) < 2 or len(gemms) < len(writers):
+            continue
+        first = gemms[0]
+        alike = all(
+            (g.m, g.n, g.batch, g.dtype, g.c) == (first.m, first.n, 1, first.dtype, first.c)
+            for g in gemms
+        )
+        inner = {id(s) for s in gemms[1:]}
+        last = plan.stages.index(gemms[-1])
+        early = [s for s in plan.stages[:last] if id(s) not in inner and s in index.readers[buffer]]
+        if alike and not first.accumulate and all(g.accumulate for g in gemms[1:]) and not early:
+            found.append(gemms)
+    return found
 
 
-def _overlap(a: Stage, b: Stage, buffer: int) -> bool:
-    """Whether two stages write a common element of `buffer`; may say so wrongly."""
-    return any(
-        layouts_overlap(x, y) for u, x in writes(a) for v, y in writes(b) if u == v == buffer
+def _continues(a: Gemm, b: Gemm) -> bool:
+    """Whether `b` multiplies what lies right behind the operands of `a`."""
+    along = a.k
+    return b.a == a.a._replace(offset=a.a.offset + along * a.a.col) and b.b == a.b._replace(
+        offset=a.b.offset + along * a.b.row
     )
