@@ -44,11 +44,8 @@ def norm(
     keepdim: bool = False,
 ) -> Tensor:  # fmt: skip
     """The vector norm, or the matrix norm if `ord` is given and two dimensions are meant."""
-    matrix = ord is not None and (
-        (dim is None and A.ndim == 2) or (isinstance(dim, Sequence) and len(dim) == 2)
-    )
-    if not matrix:
-        assert ord is None or not isinstance(ord, str)
+    over_two = A.ndim == 2 if dim is None else isinstance(dim, Sequence) and len(dim) == 2
+    if not isinstance(ord, str) and (ord is None or not over_two):
         return vector_norm(A, 2 if ord is None else ord, dim, keepdim)
     return matrix_norm(A, ord, dim if isinstance(dim, Sequence) else (-2, -1), keepdim)
 

@@ -149,7 +149,7 @@ def test_pixel_shuffles_are_inverse() -> None:
     assert tuple(wide.shape) == (3, 1, 10, 4)
     assert wide[0, 0, 1, 0].item() == images[0, 2, 0, 0]
     close(F.pixel_unshuffle(wide, 2), images)
-    with pytest.raises(ShapeError, match="^pixel_shuffle"):
+    with pytest.raises(ShapeError, match=r"^pixel_shuffle"):
         F.pixel_shuffle(t(images), 3)
 
 

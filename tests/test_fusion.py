@@ -1,11 +1,14 @@
 """From graphs to stages: what is fused, what is stored, and that the values are right."""
 
+from math import prod
+
 import numpy as np
 import pytest
 from program_runner import run
 
 from eager.layout import Layout
 from jit.fusion import build_plan, build_program
+from jit.fusion.copies import compose
 from jit.fusion.overlap import layouts_overlap
 from jit.fusion.tile import Gemm, Map, Reduce, describe_plan
 from jit.parser import parse
@@ -117,6 +120,75 @@ def test_later_regions_overwrite_earlier_ones():
     expected[1::2] = y
     for order in ("forward", "backward"):
         np.testing.assert_array_equal(values(text, x, y, order=order)[0], expected)
+
+
+def test_a_scatter_into_an_input_leaves_the_input_alone():
+    text = """graph(%0: f32[3,4], %1: f32[2,4]) {
+        %2: f32[3,4] = slice_scatter(%0, %1; starts=[0,0], sizes=[2,4], steps=[1,1])
+        %3: f32[3,4] = slice_scatter(%0, %1; starts=[1,0], sizes=[2,4], steps=[1,1])
+        %4: f32[3,4] = add(%2, %3) return %4 }"""
+    x, y = floats(3, 4), floats(2, 4, seed=1)
+    old = x.copy()
+    (total,) = values(text, x, y)
+    np.testing.assert_array_equal(x, old)
+    np.testing.assert_array_equal(total, [y[0] + x[0], y[1] + y[0], x[2] + y[1]])
+
+
+def test_steps_of_a_sequence_lie_in_their_stack():
+    """What is stacked is computed there, read there, and its products become one."""
+    text = """graph(%0: f32[4,8], %1: f32[4,8], %2: f32[4,6], %3: f32[4,6]) {
+        %4: f32[4,8] = tanh(%0) %5: f32[4,8] = tanh(%1) %6: f32[8,8] = cat(%4, %5; dim=0)
+        %7: f32[4,6] = exp(%2) %8: f32[4,6] = exp(%3) %9: f32[8,6] = cat(%7, %8; dim=0)
+        %10: f32[8,4] = permute(%4; dims=[1,0]) %11: f32[8,6] = matmul(%10, %7)
+        %12: f32[8,4] = permute(%5; dims=[1,0]) %13: f32[8,6] = matmul(%12, %8)
+        %14: f32[8,6] = add(%11, %13) return %6, %9, %14 }"""
+    plan = plan_of(text)
+    assert sorted(kinds(plan)) == ["Gemm", "Map", "Map"]
+    assert [s.k for s in plan.stages if isinstance(s, Gemm)] == [8]
+    a, b, c, d = floats(4, 8), floats(4, 8, seed=1), floats(4, 6, seed=2), floats(4, 6, seed=3)
+    total = values(text, a, b, c, d)[2]
+    expected = np.tanh(a).T @ np.exp(c) + np.tanh(b).T @ np.exp(d)
+    np.testing.assert_allclose(total, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_sums_of_transposed_products_accumulate():
+    text = """graph(%0: f32[4,3], %1: f32[3,5], %2: f32[4,3], %3: f32[3,5], %4: f32[5,4]) {
+        %5: f32[4,5] = matmul(%0, %1) %6: f32[4,5] = matmul(%2, %3)
+        %7: f32[5,4] = permute(%5; dims=[1,0]) %8: f32[5,4] = permute(%6; dims=[1,0])
+        %9: f32[5,4] = add(%7, %8) %10: f32[5,4] = add(%9, %4) return %10 }"""
+    assert kinds(plan_of(text)) == ["Gemm", "Gemm", "Map"]
+    a, b, c, d, e = (floats(*s, seed=i) for i, s in enumerate(
+        [(4, 3), (3, 5), (4, 3), (3, 5), (5, 4)]))  # fmt: skip
+    np.testing.assert_allclose(
+        values(text, a, b, c, d, e)[0], (a @ b + c @ d).T + e, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_layouts_of_moved_tensors():
+    rng = np.random.default_rng(0)
+    whole = np.arange(4 * 6 * 5)
+    for _ in range(300):
+        # a tensor of this shape lies at `place` in `whole`
+        place = Layout.packed((4, 6, 5)).permute(rng.permutation(3).tolist())
+        shape = tuple(int(rng.integers(1, n + 1)) for n in place.shape)
+        place = place.slice([int(rng.integers(0, n - m + 1)) for n, m in
+                             zip(place.shape, shape, strict=True)], shape, (1, 1, 1))  # fmt: skip
+        tensor = picked(whole, place)
+        order = rng.permutation(3).tolist()
+        view = Layout.packed(shape).flip(rng.permutation(3)[:1].tolist()).permute(order)
+        moved = compose(view, place)
+        assert moved is not None
+        np.testing.assert_array_equal(picked(whole, moved), picked(tensor.ravel(), view))
+        flat = compose(Layout.packed((prod(shape),)), place)
+        if flat is not None:
+            np.testing.assert_array_equal(picked(whole, flat), tensor.ravel())
+
+
+def picked(flat, layout: Layout):
+    index = np.full(layout.shape, layout.offset)
+    for d, (n, s) in enumerate(zip(layout.shape, layout.strides, strict=True)):
+        index += (np.arange(n) * s).reshape([-1 if e == d else 1 for e in range(len(layout.shape))])
+    return flat[index]
 
 
 def test_sums_of_products_accumulate():

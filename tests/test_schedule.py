@@ -259,8 +259,10 @@ def test_random_programs_give_the_same_with_any_schedule(steps, results, workers
     target = {0: 0}
     for order in ("forward", "backward"):
         program = build_program(parse(text), workers=workers)
-        outputs, _ = run(program, [x.copy(), y.copy()], order=order)
+        inputs = [x.copy(), y.copy()]
+        outputs, _ = run(program, inputs, order=order)
         assert all(np.allclose(a, b, 1e-4, 1e-4) for a, b in zip(outputs, expected, strict=True))
+        assert np.array_equal(inputs, [x, y])
         # the first result overwrites the first input
         inputs = [x.copy(), y.copy()]
         program = build_program(parse(text), workers=workers, writes=target)

@@ -140,7 +140,8 @@ int tensor_getbuffer(PyObject* self, Py_buffer* view, int flags) {
         held->storage = t->storage;
         for (size_t d = 0; d < t->ndim(); ++d) {
           held->shape.push_back(t->shape[d]);
-          held->strides.push_back(t->strides[d] * bytes);
+          // Those of an empty tensor mean nothing and may be huge: unsigned, they wrap around.
+          held->strides.push_back(Py_ssize_t(size_t(t->strides[d]) * size_t(bytes)));
         }
         if (recorder) tell_read(self, Py_None);
         view->buf = t->storage->data ? t->data() : nullptr;

@@ -91,14 +91,36 @@ bool operand(int64_t rows, int64_t cols, int64_t row_stride, int64_t col_stride,
   return false;
 }
 
+// How many rows of c one call computes.  OpenBLAS multiplies small matrices without packing them,
+// which is faster unless b is transposed.  A transposed a that it has to pack must not outgrow the
+// second-level cache, or the product takes twice as long.
+template <class T>
+int64_t rows_per_call(const Gemm& g, int trans_a, int trans_b) {
+  constexpr int64_t kSmall = 1'000'000, kPacked = (256 << 10) / sizeof(T), kAtLeast = 16;
+  int64_t rows = g.m;
+  const int64_t small = kSmall / std::max<int64_t>(g.n * g.k, 1);
+  const int64_t packed = kPacked / std::max<int64_t>(g.k, 1);
+  if (trans_b == kNoTrans && small >= kAtLeast) {
+    rows = small;
+  } else if (trans_a == kTrans && packed >= kAtLeast) {
+    rows = packed;
+  }
+  const int64_t calls = (g.m + rows - 1) / rows;  // of about equal size
+  return std::min(g.m, ((g.m + calls - 1) / calls + 7) / 8 * 8);
+}
+
 template <class T>
 void blas_gemm(CblasGemm<T> call, const Gemm& g) {
   Operand a, b;
   if (!operand(g.m, g.k, g.a_row, g.a_col, &a) || !operand(g.k, g.n, g.b_row, g.b_col, &b))
     __builtin_unreachable();  // callers check blas_layout()
   const int ldc = int(g.m == 1 ? g.n : g.c_row);
-  call(kRowMajor, a.trans, b.trans, int(g.m), int(g.n), int(g.k), T(1), static_cast<const T*>(g.a),
-       a.ld, static_cast<const T*>(g.b), b.ld, T(g.accumulate), static_cast<T*>(g.c), ldc);
+  const int64_t rows = rows_per_call<T>(g, a.trans, b.trans);
+  for (int64_t i = 0; i < g.m; i += rows) {
+    call(kRowMajor, a.trans, b.trans, int(std::min(rows, g.m - i)), int(g.n), int(g.k), T(1),
+         static_cast<const T*>(g.a) + i * g.a_row, a.ld, static_cast<const T*>(g.b), b.ld,
+         T(g.accumulate), static_cast<T*>(g.c) + i * g.c_row, ldc);
+  }
 }
 
 // Panels of b that stay in the second-level cache, rows of c in the first.

@@ -30,11 +30,13 @@ from jit.fusion.tile import (
 
 
 class Move(NamedTuple):
-    """Buffer `source`, seen as a packed tensor of ``place.shape``, lies at `place` in `target`."""
+    """Buffer `source`, seen as a packed tensor of ``place.shape``, lies at `place` in `target`.
+    `twin` is the store that wrote it to one of the two, a second time."""
 
     source: int
     target: int
     place: Layout
+    twin: Store
 
 
 def compose(layout: Layout, place: Layout) -> Layout | None:
@@ -97,10 +99,10 @@ def _moves(plan: Plan, stage: Map) -> Iterator[Move]:
                 continue
             place = _place(plan, buffer, layout, store.layout)
             if place is not None:
-                yield Move(buffer, store.buffer, place)
+                yield Move(buffer, store.buffer, place, store)
             place = _place(plan, store.buffer, store.layout, layout)
             if place is not None:
-                yield Move(store.buffer, buffer, place)
+                yield Move(store.buffer, buffer, place, store)
 
 
 def _place(plan: Plan, buffer: int, own: Layout, other: Layout) -> Layout | None:
@@ -114,17 +116,11 @@ def _place(plan: Plan, buffer: int, own: Layout, other: Layout) -> Layout | None
 
 def _apply(plan: Plan, move: Move) -> bool:
     """Carries out a move, if it changes no value that is read."""
-    source, target, place = move
-    if source == target or plan.buffers[source].kind != "arena" or source in escaping(plan):
+    source = move.source
+    if source == move.target or plan.buffers[source].kind != "arena" or source in escaping(plan):
         return False
-    # Only the values of the source may ever be at the place.
-    for stage in plan.stages:
-        own = any(b == source for b, _ in writes(stage))
-        for b, layout in writes(stage):
-            if b == target and not own and layouts_overlap(layout, place):
-                copy = isinstance(stage, Map) and _copies(stage, source, target)
-                if not copy:
-                    return False
+    if not (_is_own(plan, move) or _is_mirror(plan, move)):
+        return False
     changes: list[tuple[Stage, Stage]] = []
     for stage in plan.stages:
         if any(b == source for b, *_ in [*reads(stage), *writes(stage)]):
@@ -138,20 +134,48 @@ def _apply(plan: Plan, move: Move) -> bool:
     return True
 
 
-def _copies(stage: Map, source: int, target: int) -> bool:
-    """Whether all that a stage writes to `target` is what it reads from `source`."""
-    for store in stage.stores:
-        if store.buffer == target:
-            if store.value.fn != "arg":
+def _is_own(plan: Plan, move: Move) -> bool:
+    """Whether the twin copies the complete source to the place, and nothing else ever writes
+    there: then the source can lie there from the beginning."""
+    if move.twin.buffer != move.target:
+        return False
+    made = False
+    for stage in plan.stages:
+        for store, buffer, layout in _stores(stage):
+            if store is move.twin:
+                continue
+            if buffer == move.target and layouts_overlap(layout, move.place):
                 return False
-            if stage.loads[int(str(store.value.value)[1:])].buffer != source:
+            if made and buffer == move.source:
                 return False
+        made = made or any(store is move.twin for store, _, _ in _stores(stage))
     return True
+
+
+def _is_mirror(plan: Plan, move: Move) -> bool:
+    """Whether the source is nothing but a copy of the place, made when that is complete."""
+    if move.twin.buffer != move.source:
+        return False
+    made = False
+    for stage in plan.stages:
+        for store, buffer, layout in _stores(stage):
+            if buffer == move.source and store is not move.twin:
+                return False
+            if made and buffer == move.target and layouts_overlap(layout, move.place):
+                return False
+        made = made or any(store is move.twin for store, _, _ in _stores(stage))
+    return True
+
+
+def _stores(stage: Stage) -> list[tuple[Store | None, int, Layout]]:
+    if isinstance(stage, Gemm):
+        return [(None, b, layout) for b, layout in writes(stage)]
+    return [(s, s.buffer, s.layout) for s in stage.stores]
 
 
 def _moved(stage: Stage, move: Move) -> Stage | None:
     """`stage` with every access of the source at its new place."""
-    source, target, place = move
+    source, target, place, _ = move
     if isinstance(stage, Gemm):
         matrices = []
         shapes = ((stage.m, stage.k), (stage.k, stage.n), (stage.m, stage.n))

@@ -76,7 +76,8 @@ def instance_norm(
     if running_mean is not None or running_var is not None or not use_input_stats:
         raise helpful(
             ArgumentError, "instance_norm", "running statistics are not supported",
-            "running_mean=None, running_var=None, use_input_stats=True", "others",
+            "running_mean=None, running_var=None, use_input_stats=True",
+            f"{use_input_stats=}, {momentum=} and running statistics",
         )  # fmt: skip
     dims = tuple(range(2, input.ndim))
     var, mean = eager.var_mean(input, dims, unbiased=False, keepdim=True)
