@@ -610,3 +610,9 @@ def test_long_work_lets_other_threads_run() -> None:
         ticks += 1
     thread.join()
     assert ticks > 100
+
+
+def test_python_types_are_dtypes_of_creation_functions():
+    assert eager.ones(2, dtype=int).dtype == eager.int64
+    assert eager.zeros(2, dtype=bool).dtype == eager.bool
+    assert eager.full((2,), 2, dtype=float).dtype == eager.empty(0, dtype=float).dtype

@@ -52,6 +52,8 @@ def filled(op: str, size: Sequence[int], value: Any, dtype: Any) -> Tensor:
     if dtype is None:
         kinds = {bool: eager.bool, int: eager.int64}
         dtype = kinds.get(type(value)) or eager.get_default_dtype()
+    elif not isinstance(dtype, eager.dtype):  # Python's int, float and bool, and names
+        dtype = eager.empty(0, dtype=dtype).dtype
     if isinstance(value, int) and not dtype.is_floating_point:
         result: Tensor = p.full_int(int(value), shape, dtype)
     else:
