@@ -19,6 +19,7 @@ from jit.runtime import nvrtc
 
 TUTORIAL = Path(__file__).parents[1] / "tutorials" / "digits_lstm.py"
 BATCH, HIDDEN, STEPS = 8, 16, 3
+pytestmark = pytest.mark.xdist_group("cuda_lstm")  # one process compiles
 
 
 @pytest.fixture(scope="module")
