@@ -26,7 +26,7 @@ def main() -> None:
         answers.write(json.dumps(fields) + "\n")
         answers.flush()
 
-    answer(version=module.__version__)
+    answer(version=threaded.__version__)
     timer, loops = None, 0
     for line in sys.stdin:
         request = json.loads(line)
