@@ -23,6 +23,8 @@ def test_training_eagerly_and_compiled(tmp_path):
     assert re.search(r"^launches_per_call +1$", done.stdout, re.MULTILINE)
     difference = re.search(r"largest loss difference +(\S+)", done.stdout)
     assert float(difference[1]) < 0.1
+    early = re.search(r"\((\S+) in the first", done.stdout)
+    assert float(early[1]) < 1e-4
     for name in ("eager", "compiled"):
         reached = re.search(rf"{name} accuracy +(\S+)%", done.stdout)
         assert float(reached[1]) >= 97

@@ -31,6 +31,7 @@ from eager.nn import functional as F
 from eager.utils.data import DataLoader, TensorDataset
 
 REQUIRED_ACCURACY = 0.97
+EARLY = 200  # steps
 
 
 class RowReader(nn.Module):
@@ -159,11 +160,15 @@ def report(runs: dict[str, Run]) -> None:
         return
     first, second = runs["eager"], runs["compiled"]
     assert second.stats is not None
-    difference = max(abs(a - b) for a, b in zip(first.losses, second.losses, strict=True))
+    # Sums are taken in another order; training amplifies what that does to the last bits.
+    differences = [abs(a - b) for a, b in zip(first.losses, second.losses, strict=True)]
     print(f"{'eager / compiled':<24}{first.step_ms / second.step_ms:.2f} x")
     print(f"{'compile time':<24}{second.stats.compile_seconds:.2f} s (not in the step time)")
     print(f"{'launches_per_call':<24}{second.stats.launches_per_call}")
-    print(f"{'largest loss difference':<24}{difference:.2e}")
+    print(
+        f"{'largest loss difference':<24}{max(differences):.2e} "
+        f"({max(differences[:EARLY]):.2e} in the first {EARLY} steps)"
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
