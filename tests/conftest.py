@@ -6,9 +6,14 @@ import os
 os.environ["EAGER_VERIFY"] = "1"
 
 import pytest
+from hypothesis import settings
 from jit_reference import Reference
 
 from jit.compile import Compiled
+
+# Examples compile code: how long one takes says nothing.
+settings.register_profile("project", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("project")
 
 
 @pytest.fixture(params=["reference", "fused"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import gc
+import hashlib
 import sys
 import weakref
 from typing import Any
@@ -218,3 +219,11 @@ def test_torch() -> None:
     assert a[0, 0] == 5
     back = torch.from_dlpack(x.T)
     assert back.shape == (3, 2) and back.data_ptr() == a.data_ptr()
+
+
+def test_buffers_without_a_shape_are_bytes_in_a_row():
+    x = eager.arange(6, dtype=eager.int64).reshape(2, 3)
+    assert hashlib.sha256(x).digest() == hashlib.sha256(x.numpy().tobytes()).digest()
+    if sys.version_info >= (3, 12):  # where Python can ask for one itself
+        writable = 1
+        assert x.__buffer__(writable).ndim == 1

@@ -148,7 +148,8 @@ int tensor_getbuffer(PyObject* self, Py_buffer* view, int flags) {
         view->len = length;
         view->itemsize = bytes;
         view->readonly = t->storage->readonly;
-        view->ndim = int(t->ndim());
+        // Without shape a buffer is bytes in a row; memoryview reads the shape of any other.
+        view->ndim = flags & PyBUF_ND ? int(t->ndim()) : 1;
         view->format = flags & PyBUF_FORMAT ? const_cast<char*>(format) : nullptr;
         view->shape = flags & PyBUF_ND ? held->shape.data() : nullptr;
         view->strides = strided ? held->strides.data() : nullptr;
