@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,9 +55,3 @@ def unflatten(spec: Spec, leaves: list[Any]) -> Any:
     if spec.cls is tuple or spec.cls is list:
         return spec.cls(children)
     return spec.cls(*children)
-
-
-def tree_map(fn: Callable[[Any], Any], tree: Any) -> Any:
-    """`tree` with `fn` applied to every leaf."""
-    leaves, spec = flatten(tree)
-    return unflatten(spec, [fn(x) for x in leaves])

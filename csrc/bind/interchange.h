@@ -9,7 +9,6 @@ TensorRef tensor_from_array(PyObject* array);
 // A new tensor from nested sequences, numbers, arrays or tensors.  `dtype`: null to infer it.
 TensorRef tensor_from_data(PyObject* data, const DType* dtype);
 PyObject* to_numpy(const TensorRef& t);  // an array over the tensor's memory
-PyObject* to_list(const TensorRef& t);
 PyObject* element_object(const Tensor& t, int64_t element_offset);  // a Python number
 
 // Reads the only element of `t` for `what`, telling the interpreter.

@@ -97,10 +97,6 @@ index_copy: Any = structural(
 )  # fmt: skip
 
 
-def _positive(index: Any, size: int) -> Any:
-    return np.where(index < 0, index + size, index)
-
-
 def _gather_ref(x: Any, dim: int, index: Any) -> Any:
     out = np.empty(index.shape, dtype=x.dtype)
     for place in np.ndindex(*index.shape):

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -231,13 +230,6 @@ def writes(stage: Stage) -> Iterator[tuple[int, Layout]]:
 def _target(stage: Gemm) -> Layout:
     c = stage.c
     return Layout((stage.batch, stage.m, stage.n), (c.batch, c.row, c.col), c.offset)
-
-
-def volume(stage: Stage) -> int:
-    """Number of points of a stage's iteration space."""
-    if isinstance(stage, Gemm):
-        return stage.batch * stage.m * stage.n * stage.k
-    return prod(stage.shape)
 
 
 # --- printing -----------------------------------------------------------------------------------

@@ -88,7 +88,8 @@ def _topk_ref(x: Any, k: int, dim: int = -1, largest: bool = True) -> Any:
     ]),
 )  # fmt: skip
 def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Sorted:
-    """(values, indices) of the k greatest (or least) elements along `dim`, in order."""
+    """(values, indices) of the k greatest (or least) elements along `dim`, in order
+    whatever `sorted` says."""
     at = canonical_dim("topk", dim, input.ndim)
     n = input.shape[at] if input.ndim else 1
     if not 0 <= k <= n:

@@ -195,7 +195,8 @@ def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
     ]),
 )  # fmt: skip
 def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str | None = None) -> Tensor:
-    """The p-norms of the differences of each row of x1 and each row of x2."""
+    """The p-norms of the differences of each row of x1 and each row of x2.  `compute_mode` is
+    about speed; the result is that of "donot_use_mm_for_euclid_dist"."""
     if x1.ndim < 2 or x2.ndim < 2 or x1.shape[-1] != x2.shape[-1]:
         raise helpful(
             ShapeError, "cdist", "not rows of one length", "(..., P, M) and (..., R, M)",

@@ -96,7 +96,8 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
 def isin(
     elements: Any, test_elements: Any, *, assume_unique: bool = False, invert: bool = False
 ) -> Tensor:
-    """Whether each of `elements` is among `test_elements`."""
+    """Whether each of `elements` is among `test_elements`.  `assume_unique` would only be about
+    speed."""
     x, y = eager.as_tensor(elements), eager.as_tensor(test_elements)
     found = c.eq(x.unsqueeze(-1), y.reshape(-1))
     result: Tensor = fr.any(found, -1)
@@ -140,8 +141,8 @@ def unique(
     input: Tensor, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False,
     dim: int | None = None,
 ) -> Any:  # fmt: skip
-    """The distinct elements in order; if asked, each element's place among them, and how often
-    each occurs."""
+    """The distinct elements, in order whatever `sorted` says; if asked, each element's place among
+    them, and how often each occurs."""
     x = input.reshape(-1) if dim is None else input
     at = 0 if dim is None else canonical_dim("unique", dim, x.ndim)
     rows = _slices(x, at)
