@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from program_runner import run
 
 from eager.layout import Layout
-from jit.fusion import build_plan, build_program
+from jit.fusion import build_plan, build_program, compile_segment
 from jit.fusion.conflicts import Access, grain_of
 from jit.fusion.memory import plan_memory
 from jit.fusion.program import assemble, without_barrier
@@ -269,3 +269,11 @@ def test_random_programs_give_the_same_with_any_schedule(steps, results, workers
         outputs, _ = run(program, inputs, order=order)
         assert np.allclose(inputs[0], expected[0], 1e-4, 1e-4)
         assert all(np.allclose(a, b, 1e-4, 1e-4) for a, b in zip(outputs, expected, strict=True))
+
+
+@pytest.mark.parametrize(("size", "workers"), [(16, 1), (1024, 2)])
+def test_a_short_program_runs_on_one_worker(size, workers):
+    text = f"f32[{size},{size}]"
+    graph = parse(f"graph(%0: {text}, %1: {text}) {{ %2: {text} = matmul(%0, %1) return %2 }}")
+    executable = compile_segment(graph, threads=2)
+    assert executable.stats.workers == workers

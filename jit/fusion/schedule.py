@@ -48,6 +48,7 @@ class Schedule:
         span: (first epoch, last epoch, first stage, last stage) that access each buffer.
         owners: for buffers of which every granule is accessed by one worker only: the runs of
             (first byte, worker); such memory is private to its workers within an epoch too.
+        nanoseconds: the estimated time of a launch.
     """
 
     workers: int
@@ -55,6 +56,7 @@ class Schedule:
     tasks: list[Task]
     span: dict[int, tuple[int, int, int, int]] = field(default_factory=dict)
     owners: dict[int, tuple[tuple[int, int], ...]] = field(default_factory=dict)
+    nanoseconds: float = 0.0
 
 
 class _Way(NamedTuple):
@@ -127,7 +129,9 @@ class Scheduler:
         """The schedule of all stages."""
         for i, stage in enumerate(self.plan.stages):
             self.place(i, stage)
-        return Schedule(self.workers, max(len(self.costs), 1), self.tasks, self.span, self.owners())
+        epochs = max(len(self.costs), 1)
+        time = BARRIER * (epochs - 1) + sum(float(row.max()) for row in self.costs)
+        return Schedule(self.workers, epochs, self.tasks, self.span, self.owners(), time)
 
     def place(self, i: int, stage: Stage) -> None:
         """Chooses how and when a stage runs."""

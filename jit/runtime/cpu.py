@@ -22,6 +22,7 @@ class ExecutableStats:
     """Figures of one compiled segment.
 
     Attributes:
+        workers: that share a launch.
         stages: of the plan.
         tasks: instructions over all workers.
         bodies: different compiled bodies, the core's matrix product not counted.
@@ -30,6 +31,7 @@ class ExecutableStats:
         words: length of the instruction table.
     """
 
+    workers: int
     stages: int
     tasks: int
     bodies: int
@@ -53,8 +55,8 @@ class Executable:
         self.program = program
         plan = program.plan
         self.stats = ExecutableStats(
-            len(plan.stages), len(program.schedule.tasks), len(program.bodies), program.epochs,
-            program.arena, len(program.words),
+            program.workers, len(plan.stages), len(program.schedule.tasks), len(program.bodies),
+            program.epochs, program.arena, len(program.words),
         )  # fmt: skip
         debug.show(3, "stages", describe_plan(plan))
         debug.show(3, "schedule", describe_schedule(plan, program.schedule))
