@@ -39,6 +39,15 @@ def register_hook(self: Tensor, hook: Callable[[Tensor], Tensor | None]) -> Hook
     return HookHandle(self._add_hook(hook))
 
 
+def register_post_accumulate_grad_hook(self: Tensor, hook: Callable[[Tensor], None]) -> HookHandle:
+    """Calls ``hook(self)`` whenever backward has set or added to ``self.grad``.
+
+    Raises:
+        AutogradError: the tensor is not a leaf that requires grad.
+    """
+    return HookHandle(self._add_after_hook(hook))
+
+
 def _deepcopy(self: Tensor, memo: dict[int, Any]) -> Tensor:
     if not self.is_leaf:
         raise helpful(
@@ -110,6 +119,7 @@ def install() -> None:
     """Adds the methods of this module to the type."""
     for name, method in (
         ("register_hook", register_hook),
+        ("register_post_accumulate_grad_hook", register_post_accumulate_grad_hook),
         ("__deepcopy__", _deepcopy),
         ("__reduce_ex__", _reduce_ex),
         ("__format__", _format),

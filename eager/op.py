@@ -16,6 +16,8 @@ A definition says *one* of
 ``pull``       ``pull(k, coords, load, shapes, **attrs) -> Expr``: the output element at
                ``coords``, from ``load(input, coords)``
 ``contract``   True for (batched) matrix products ``[..., m, k] @ [..., k, n]``
+``exchange``   the name of a collective: every rank of a group takes part in the call, so calls
+               are neither dropped nor merged nor reordered, and programs issue them themselves
 =============  ===============================================================================
 
 and ops that give none are opaque: only their ``impl`` runs, never fused.  Backends read these
@@ -137,6 +139,7 @@ class Op:
     regions: Callable[..., Any] | None = None
     pull: Callable[..., Expr] | None = None
     contract: bool = False
+    exchange: str | None = None
     infer: Callable[..., Any] | None = None
     doc: str = ""
     id: int = -1
@@ -329,8 +332,8 @@ def structural(
     doc: str = "",
     **lowering: Any,
 ) -> Any:
-    """Any other op: views, indexing, contractions.  ``lowering``: view, regions, pull, contract
-    or infer, as `Op` documents; none of them means the op is opaque to the compiler."""
+    """Any other op: views, indexing, contractions.  ``lowering``: view, regions, pull, contract,
+    exchange or infer, as `Op` documents; none of them means the op is opaque to the compiler."""
     op = Op(
         name, kind, tuple(inputs.split()), outputs, _attrs(attrs), dtype, vjp, impl, ref, samples,
         onnx, doc=doc, **lowering,
@@ -419,6 +422,12 @@ def push(interpreter: Interpreter) -> Iterator[None]:
 def interpreting() -> bool:
     """Whether an interpreter is installed in this thread."""
     return bool(_installed.stack)
+
+
+def call(op: Op, inputs: tuple[Any, ...], attrs: dict[str, Any], target: Any | None = None) -> Any:
+    """One op call with a target, as in-place methods make it: seen by interpreters."""
+    stack = _installed.stack
+    return (stack[-1].process if stack else execute)(op, inputs, attrs, target)
 
 
 def execute(

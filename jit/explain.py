@@ -57,7 +57,7 @@ def _plan(name: str, before: Graph | None, plan: Plan) -> list[str]:
         nodes += f" ({len(before.nodes)} as traced)"
     lines = [f"{name}: {nodes}, {plan.launches} launches, {plan.eager_ops} eager ops"]
     for i, step in enumerate(plan.steps):
-        if opaque(step.graph.nodes[0].op):
+        if opaque(step.graph.nodes[0]):
             lines.append(f"  step {i}: {step.graph.nodes[0]!r}: opaque, runs eagerly")
             continue
         lines.append(f"  step {i}: one program of {len(step.graph.nodes)} ops")

@@ -174,6 +174,7 @@ class Effect(NamedTuple):
     ``kind``: "write": the tensor passed as graph input `target` is overwritten in place with
     output `output`; "grad": the ``.grad`` of leaf `target` (which need not be an input; a trace
     lists its leaves) becomes a new tensor with output `output`, or None when `output` is -1.
+    "view": that ``.grad`` becomes a view of an input, number `output` of the trace's `views`.
     Effects apply in order.
     """
 

@@ -73,6 +73,11 @@ class Program:
         self._copies = [(i, o) for i, o in writes if o not in self.plan.donated]
         self._assigned = [(trace.leaves[e.target], e.output) for e in trace.effects
                           if e.kind == "grad"]  # fmt: skip
+        self._views = [
+            (trace.leaves[e.target], trace.views[e.output])
+            for e in trace.effects
+            if e.kind == "view"
+        ]
         self._found = [(s, had) for s, had in zip(trace.leaves, trace.had_grad, strict=True)
                        if had is not None]  # fmt: skip
         self._flags = [
@@ -130,8 +135,9 @@ class Program:
                 for i, o in self._copies:
                     eager.op.execute(_CLONE, (outputs[o],), {}, given[i])
         for source, o in self._assigned:
-            leaf = source.tensor if source.tensor is not None else tensors[source.argument]
-            leaf.grad = outputs[o] if o >= 0 else None
+            _resolve(source, tensors).grad = outputs[o] if o >= 0 else None
+        for source, view in self._views:
+            _resolve(source, tensors).grad = _result(view, given, outputs)
         results = self.trace.results
         if self._plain:
             return _result(results[0], given, outputs)
@@ -161,7 +167,7 @@ def prune(trace: Trace) -> Trace:
     graph = passes.dce(trace.graph)
     used = {v for node in graph.nodes for v in node.inputs}.union(graph.outputs)
     named = {e.target for e in trace.effects if e.kind == "write"}
-    named.update(r.source for r in trace.results)
+    named.update(r.source for r in [*trace.results, *trace.views])
     kept = [i for i, v in enumerate(graph.inputs) if v in used or i in named]
     place = {old: new for new, old in enumerate(kept)}
     graph.inputs = [graph.inputs[i] for i in kept]
@@ -173,6 +179,7 @@ def prune(trace: Trace) -> Trace:
             e._replace(target=place[e.target]) if e.kind == "write" else e for e in trace.effects
         ],
         results=[replace(r, source=place[r.source]) if r.source >= 0 else r for r in trace.results],
+        views=[replace(r, source=place[r.source]) for r in trace.views],
         requires=[trace.requires[i] for i in kept],
         packed=[trace.packed[i] for i in kept],
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import eager.op
-from eager.op import Op
+from jit import collective
 from jit.graph import Builder, Graph, Node, Value, array, evaluate, numpy_dtype
 
 
@@ -35,8 +35,11 @@ class Executable(Protocol):
 Compiler = Callable[..., Executable]
 
 
-def opaque(op: Op) -> bool:
+def opaque(node: Node) -> bool:
     """Whether only the op's own kernel can run it."""
+    op = node.op
+    if op.exchange is not None:
+        return not collective.compilable(node)
     lowering = (op.body, op.reduce, op.view, op.regions, op.pull)
     return not op.contract and all(x is None for x in lowering)
 
@@ -141,11 +144,15 @@ def levels(graph: Graph) -> dict[Node, int]:
     """How many opaque calls must have run before each node's segment."""
     level: dict[Node, int] = {}
     maker = graph.producers()
+    exchange: list[Node] = []  # the collective before: all ranks make them in one order
     for node in graph.nodes:
-        cut = opaque(node.op)
+        cut = opaque(node)
         before = [maker[v] for v in node.inputs if v in maker]
+        if node.op.exchange is not None:
+            before += exchange
+            exchange = [node]
         level[node] = max(
-            (level[m] + (opaque(m.op) and not cut) for m in before),
+            (level[m] + (opaque(m) and not cut) for m in before),
             default=0,
         )
     return level
@@ -169,35 +176,35 @@ def build(
     """
     graph = materialise(graph)
     level = levels(graph)
-    order = sorted(graph.nodes, key=lambda n: (level[n], opaque(n.op)))
+    order = sorted(graph.nodes, key=lambda n: (level[n], opaque(n)))
     slot: dict[Value, int] = {v: i for i, v in enumerate(graph.inputs)}
     for node in order:
         for v in node.outputs:
             slot[v] = len(slot)
     groups: list[list[Node]] = []
     for node in order:
-        if opaque(node.op) or not groups or not _extends(groups[-1], node, level):
+        if opaque(node) or not groups or not _extends(groups[-1], node, level):
             groups.append([])
         groups[-1].append(node)
     last = {v: i for i, group in enumerate(groups) for node in group for v in node.inputs}
     last.update(dict.fromkeys(graph.outputs, len(groups)))
-    if len(groups) == 1 and not opaque(groups[0][0].op):
+    if len(groups) == 1 and not opaque(groups[0][0]):
         everything = [slot[v] for v in graph.inputs], [slot[v] for v in graph.outputs]
         steps = [Step(graph, *everything)]
     else:
         steps = [_step(group, i, last, slot) for i, group in enumerate(groups)]
-    cuts = [(n.op.name, n.where) for n in order if opaque(n.op)]
+    cuts = [(n.op.name, n.where) for n in order if opaque(n)]
     plan = Plan(graph, steps, [slot[v] for v in graph.outputs], len(slot), {}, cuts)
     _donate(plan, writes or {})
     for step in steps:
-        if not opaque(step.graph.nodes[0].op):
+        if not opaque(step.graph.nodes[0]):
             step.executable = compiler(step.graph, threads=threads, writes=step.writes)
     return plan
 
 
 def _extends(group: list[Node], node: Node, level: Mapping[Node, int]) -> bool:
     """Whether a fusable node belongs to the segment that is being collected."""
-    return not opaque(group[-1].op) and level[group[-1]] == level[node]
+    return not opaque(group[-1]) and level[group[-1]] == level[node]
 
 
 def _step(group: list[Node], at: int, last: Mapping[Value, int], slot: Mapping[Value, int]) -> Step:
@@ -205,7 +212,7 @@ def _step(group: list[Node], at: int, last: Mapping[Value, int], slot: Mapping[V
     made = dict.fromkeys(v for node in group for v in node.outputs)
     used = dict.fromkeys(v for node in group for v in node.inputs if not v.is_constant)
     inputs = [v for v in used if v not in made]
-    outputs = [v for v in made if last.get(v, at) > at or opaque(group[0].op)]
+    outputs = [v for v in made if last.get(v, at) > at or opaque(group[0])]
     return Step(
         Graph(inputs, group, outputs).copy(),
         [slot[v] for v in inputs],
@@ -221,7 +228,7 @@ def _donate(plan: Plan, writes: Mapping[int, int]) -> None:
         at = next(i for i, s in enumerate(plan.steps) if made in s.outputs)
         step = plan.steps[at]
         read_later = any(target in s.inputs for s in plan.steps[at + 1 :])
-        if opaque(step.graph.nodes[0].op) or read_later or target not in step.inputs:
+        if opaque(step.graph.nodes[0]) or read_later or target not in step.inputs:
             continue
         step.writes[step.outputs.index(made)] = step.inputs.index(target)
         plan.donated[output] = target

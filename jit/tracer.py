@@ -104,6 +104,7 @@ class Trace:
         leaves: tensors whose ``.grad`` the call sets or depends on.
         had_grad: for each leaf whether its ``.grad`` was a tensor before; None: not relevant.
         results: how the returned leaves are made.
+        views: gradients that are views of inputs, by the number effects give them.
         spec: structure of what is returned.
         guards: values that Python read.
         differentiable: graph outputs that need gradients outside.
@@ -117,6 +118,7 @@ class Trace:
     leaves: list[Source]
     had_grad: list[bool | None]
     results: list[Result]
+    views: list[Result]
     spec: Spec
     guards: list[ValueGuard]
     differentiable: list[int]
@@ -382,7 +384,8 @@ class Tracer(Interpreter):
             raise Refusal("backward runs through operations made outside of the function")
         if differentiable and self._no_attach:
             raise Refusal(f"the result needs a gradient but was made by {self._no_attach}")
-        effects = self._effects(outputs)
+        gradients: list[Result] = []
+        effects = self._effects(outputs, gradients)
         guards = []
         for v, value, where in self._reads:
             guards.append(ValueGuard(len(outputs), value, where))
@@ -394,11 +397,12 @@ class Tracer(Interpreter):
         return Trace(
             graph, self.sources, effects, [self._origin(s.leaf) for s in touched],
             [s.initial is not None if s.observed else None for s in touched],
-            results, spec, guards, sorted(differentiable), self.requires, self.packed,
+            results, gradients, spec, guards, sorted(differentiable), self.requires, self.packed,
         )  # fmt: skip
 
-    def _effects(self, outputs: list[Value]) -> list[Effect]:
-        """What happened to tensors from outside; appends the values needed to `outputs`."""
+    def _effects(self, outputs: list[Value], views: list[Result]) -> list[Effect]:
+        """What happened to tensors from outside; appends the values needed to `outputs`, and
+        gradients that are views of inputs to `views`."""
         effects = []
         for root in self.memory.written():
             before, after = self.requires[root.source], root.base.requires_grad
@@ -414,8 +418,12 @@ class Tracer(Interpreter):
                 effects.append(Effect("grad", i, -1))
                 continue
             ref = self._look_up(state.current)
-            if ref.root.source >= 0:
+            if ref.root.source >= 0 and not ref.made:
                 raise Refusal("a tensor from outside becomes a .grad")
+            if ref.root.source >= 0:
+                effects.append(Effect("view", i, len(views)))
+                views.append(Result(source=ref.root.source, views=ref.chain))
+                continue
             effects.append(Effect("grad", i, len(outputs)))
             outputs.append(self.memory.read(ref))
         return effects

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jit.fusion.bodies import GEMM
+from jit.fusion.bodies import FIRST, GEMM
 from jit.fusion.program import Program
 from jit.graph import numpy_dtype
 from jit.runtime import native
@@ -74,7 +74,7 @@ def run(
                     _gemm(buffers, words[at + 2 : at + length].tolist())
                 else:
                     pointer = words.ctypes.data + 8 * (int(at) + 2)
-                    _BODY(addresses[body - 1])(ctypes.addressof(table), pointer)
+                    _BODY(addresses[body - FIRST])(ctypes.addressof(table), pointer)
                 at += length
     outputs = [
         buffers[b].reshape(-1).view(np.uint8).view(numpy_dtype(dtype)).reshape(shape)

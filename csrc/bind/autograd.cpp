@@ -5,6 +5,7 @@
 
 #include "calls.h"
 #include "convert.h"
+#include "core/placement.h"
 #include "tensor.h"
 #include "types.h"
 
@@ -295,6 +296,58 @@ PyObject* add_hook_method(PyObject* self, PyObject* function) {
     return PyLong_FromUnsignedLongLong(id);
   });
 }
+PyObject* add_after_hook_method(PyObject* self, PyObject* function) {
+  return guarded([&] {
+    Owned kept = Owned::copy(function);
+    const HookFn call = [](void* context, const TensorRef& leaf) {
+      run_hook(context, leaf);
+      return TensorRef();
+    };
+    uint64_t id = add_after_hook(*tensor_of(self), call, function, drop_hook);
+    kept.release();
+    track(self);
+    return PyLong_FromUnsignedLongLong(id);
+  });
+}
+
+PyObject* set_grad_buffer_method(PyObject* self, PyObject* view) {
+  return guarded([&] {
+    const bool none_given = view == Py_None;
+    set_grad_buffer(*tensor_of(self),
+                    none_given ? TensorRef() : expect_tensor(view, "set_grad_buffer"));
+    return none();
+  });
+}
+PyObject* grad_buffer(PyObject* self, PyObject*) {
+  return guarded([&] {
+    const TensorRef& t = tensor_of(self);
+    const GradBuffer* b = t->autograd ? t->autograd->buffer.get() : nullptr;
+    return wrap(b ? b->view : TensorRef());
+  });
+}
+PyObject* grad_buffer_counts(PyObject* self, PyObject*) {
+  return guarded([&] {
+    const TensorRef& t = tensor_of(self);
+    const GradBuffer* b = t->autograd ? t->autograd->buffer.get() : nullptr;
+    return Py_BuildValue("(KK)", b ? b->placed : 0ull, b ? b->copied : 0ull);
+  });
+}
+
+PyObject* py_after_backward(PyObject*, PyObject* function) {
+  return guarded([&] {
+    Owned kept = Owned::copy(function);
+    after_backward(
+        [](void* context) {
+          Gil gil;
+          Owned f = Owned::copy(static_cast<PyObject*>(context));
+          check(run_python([&] { return PyObject_CallNoArgs(f.get()); }));
+        },
+        function, drop_hook);
+    kept.release();
+    return none();
+  });
+}
+
 PyObject* py_remove_hook(PyObject*, PyObject* id) {
   return guarded([&] {
     remove_hook(uint64_t(to_integer(id, "remove_hook")));
@@ -360,6 +413,14 @@ PyMethodDef autograd_methods[] = {
                "requires_grad_(requires_grad=True)\n\nWhether gradients are wanted."),
     EAGER_NOARGS("retain_grad", retain_grad_method, "Makes backward keep .grad of a non-leaf."),
     EAGER_ONE("_add_hook", add_hook_method, nullptr),
+    EAGER_ONE("_add_after_hook", add_after_hook_method, nullptr),
+    EAGER_ONE("_set_grad_buffer", set_grad_buffer_method,
+              "_set_grad_buffer(view)\n\nThe first gradient of this leaf shall be computed into "
+              "`view`, which becomes .grad; None ends this."),
+    EAGER_NOARGS("_grad_buffer", grad_buffer, "What _set_grad_buffer was given, or None."),
+    EAGER_NOARGS("_grad_buffer_counts", grad_buffer_counts,
+                 "How many first gradients were computed into the buffer, and how many were "
+                 "computed elsewhere and copied."),
     {nullptr}};
 
 PyMethodDef autograd_functions[] = {
@@ -369,6 +430,9 @@ PyMethodDef autograd_functions[] = {
                "record_function(context, name, inputs, outputs, differentiable, materialize)"),
     EAGER_FAST("with_history", with_history, "with_history(tensor, node, output)"),
     EAGER_ONE("remove_hook", py_remove_hook, "remove_hook(id)"),
+    EAGER_ONE("after_backward", py_after_backward,
+              "after_backward(function)\n\nCalls it when the backward that is running on this "
+              "thread has walked the tape; not if that fails."),
     EAGER_NOARGS("is_grad_enabled", is_grad_enabled, "Whether ops are recorded on the tape."),
     EAGER_ONE("set_grad_mode", set_grad_mode, "Sets grad mode; returns what it was."),
     {nullptr}};

@@ -3,6 +3,7 @@
 
 #include <new>
 
+#include "comm.h"
 #include "python.h"
 
 namespace eager::bind {
@@ -55,6 +56,8 @@ void translate_exception() noexcept {
     if (!PyErr_Occurred()) PyErr_SetString(PyExc_SystemError, "error without an exception");
   } catch (const Error& e) {
     set_error(class_name(e.kind), e.what());
+  } catch (const comm::Error& e) {
+    set_comm_error(e);
   } catch (const std::bad_alloc&) {
     set_error("OutOfMemoryError", "allocate: the system has no memory left");
   } catch (const std::exception& e) {

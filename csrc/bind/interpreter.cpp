@@ -240,6 +240,7 @@ void tell_grad(PyObject* tensor, PyObject* value, bool written) {
 void init_interpreter() {
   foreign_kernel = run_foreign;
   vjp_callback = call_vjp;
+  vjp_selects = [](const Op& op) { return selective_names(op) != nullptr; };
   long_work_hooks = {release_lock, retake_lock};
   // A forked child has none of the threads that ran kernels.
   pthread_atfork(nullptr, nullptr, [] { unlocked_kernels = 0; });

@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 
 #include "autograd.h"
+#include "comm.h"
 #include "convert.h"
 #include "core/allocator.h"
 #include "core/gemm.h"
@@ -48,13 +49,15 @@ void set_default(const py::object& dtype) {
   set_default_dtype(t);
 }
 
-// Exceptions of the core that reach pybind11's own functions.
+// Exceptions of the core and of csrc/comm that reach pybind11's own functions.
 void translate(std::exception_ptr e) {
   try {
     if (e) std::rethrow_exception(e);
   } catch (const Error&) {
     translate_exception();
   } catch (const PythonError&) {
+    translate_exception();
+  } catch (const comm::Error&) {
     translate_exception();
   }
 }
@@ -117,6 +120,7 @@ PYBIND11_MODULE(_C, m) {
     }
     bind_module(m);
     bind_program(m);
+    bind_comm(m);
   } catch (const PythonError&) {
     throw py::error_already_set();
   }

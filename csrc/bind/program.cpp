@@ -8,6 +8,7 @@
 
 #include "core/allocator.h"
 #include "core/program.h"
+#include "exchange.h"
 #include "tensor.h"
 #include "types.h"
 
@@ -46,8 +47,10 @@ class CompiledProgram {
         buffers_(names_.size(), nullptr),
         arena_(Storage::allocate(arena_bytes, Device::cpu)),
         arena_bytes_(arena_bytes) {
-    for (uintptr_t address : bodies) {
-      bodies_.push_back(address ? reinterpret_cast<Body>(address) : &gemm_tile);
+    for (uintptr_t address : bodies) {  // 0 and 1 stand for what is built in
+      bodies_.push_back(address == 0   ? &gemm_tile
+                        : address == 1 ? &exchange_tile
+                                       : reinterpret_cast<Body>(address));
     }
     buffers_.at(0) = &flag_;
     for (const auto& [buffer, offset] : places) {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "error.h"
+#include "segments.h"
 #include "threadlocal.h"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -29,6 +30,7 @@ constexpr size_t kSmallest = 64;
 constexpr size_t kClassMax = size_t(1) << 20;  // larger blocks have no class
 constexpr size_t kCarveMax = 64 << 10;         // blocks up to here are cut from shared chunks
 constexpr size_t kChunk = kHugePage;
+constexpr size_t kSourced = 256 << 10;  // blocks from here on come from the block source
 constexpr int kClasses = 16 + 4 * 10;
 
 int size_class(size_t bytes) {
@@ -79,6 +81,7 @@ struct Central {
   char *chunk = nullptr, *chunk_end = nullptr;
   std::map<size_t, std::vector<void*>> large;  // free mappings by size
   size_t large_cached = 0;
+  Segments segments;
   std::vector<Cache*> caches;
   int64_t bytes = 0, peak = 0, reserved = 0, allocations = 0, system = 0;
 };
@@ -89,13 +92,31 @@ Central& central() {
     auto* made = new Central;
     // A child process must not inherit the mutex locked by a thread that it does not have.
     pthread_atfork([] { central().mutex.lock(); }, [] { central().mutex.unlock(); },
-                   [] { central().mutex.unlock(); });
+                   [] {
+                     central().segments.make_private();
+                     central().mutex.unlock();
+                   });
     return made;
   }();
   return *c;
 }
 
 using Lock = std::lock_guard<std::mutex>;
+
+// The lock of what may leave segments unused: they are released after it.
+class SegmentsLock {
+ public:
+  explicit SegmentsLock(Central& c) : central_(c) { c.mutex.lock(); }
+  ~SegmentsLock() {
+    const auto unused = central_.segments.take_unused();
+    central_.mutex.unlock();
+    for (const Segments::Unused& u : unused) u.release(u.handle);
+  }
+  SegmentsLock(const SegmentsLock&) = delete;
+
+ private:
+  Central& central_;
+};
 
 // Cached mappings beyond this are given back at once.
 size_t large_cache_limit() {
@@ -105,7 +126,14 @@ size_t large_cache_limit() {
 
 // --- the system's memory; the mutex is held --------------------------------------------------
 
-void* map(Central& c, size_t bytes, size_t alignment) {
+void* map(Central& c, size_t bytes, size_t alignment, bool sourced) {
+  if (sourced && bytes >= kSourced) {
+    if (void* p = c.segments.take(bytes)) {
+      c.reserved += int64_t(bytes);
+      ++c.system;
+      return p;
+    }
+  }
   const size_t extra = alignment > kPage ? alignment : 0;
   void* p =
       mmap(nullptr, bytes + extra, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -129,7 +157,7 @@ void* map(Central& c, size_t bytes, size_t alignment) {
 void unmap(Central& c, void* p, size_t bytes) {
   // The address range may come back as something else's memory.
   ASAN_UNPOISON_MEMORY_REGION(p, bytes);
-  munmap(p, bytes);
+  if (!c.segments.give_back(p, bytes)) munmap(p, bytes);
   c.reserved -= int64_t(bytes);
 }
 
@@ -146,11 +174,11 @@ void release_cached(Central& c) {
   c.large_cached = 0;
 }
 
-void* map_or_release(Central& c, size_t bytes, size_t alignment) {
-  void* p = map(c, bytes, alignment);
+void* map_or_release(Central& c, size_t bytes, size_t alignment, bool sourced = true) {
+  void* p = map(c, bytes, alignment, sourced);
   if (!p) {
     release_cached(c);
-    p = map(c, bytes, alignment);
+    p = map(c, bytes, alignment, sourced);
   }
   return p;
 }
@@ -174,7 +202,7 @@ FreeBlock* central_block(Central& c, int k) {
       b->next = c.bins[fit];
       c.bins[fit] = b;
     }
-    c.chunk = static_cast<char*>(map_or_release(c, kChunk, kHugePage));
+    c.chunk = static_cast<char*>(map_or_release(c, kChunk, kHugePage, false));
     c.chunk_end = c.chunk ? c.chunk + kChunk : nullptr;
     if (!c.chunk) return nullptr;
     ASAN_POISON_MEMORY_REGION(c.chunk, kChunk);
@@ -334,7 +362,7 @@ void* take_large(size_t bytes) {
 void put_large(void* p, size_t bytes) {
   const size_t size = large_bytes(bytes);
   Central& c = central();
-  Lock lock(c.mutex);
+  SegmentsLock lock(c);
   if (c.large_cached + size > large_cache_limit()) return unmap(c, p, size);
   c.large[size].push_back(p);
   c.large_cached += size;
@@ -410,10 +438,17 @@ void reset_peak_stats() {
 
 void empty_cache() {
   Central& c = central();
-  Lock lock(c.mutex);
+  SegmentsLock lock(c);
   if (cache)
     for (int k = 0; k < kClasses; ++k) spill(c, *cache, k, 0);
   release_cached(c);
+}
+
+void set_block_source(const BlockSource* source) {
+  empty_cache();
+  Central& c = central();
+  SegmentsLock lock(c);
+  c.segments.set_source(source);
 }
 
 }  // namespace eager::core

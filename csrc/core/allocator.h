@@ -27,6 +27,20 @@ void reset_peak_stats();
 // store.  Blocks up to 64 KiB share mappings and stay.
 void empty_cache();
 
+// Where the memory of large blocks (256 KiB and more) comes from instead of the system, in segments
+// of at least 64 MiB.  csrc/bind gives memory that other processes can map.
+struct BlockSource {
+  // `bytes` of page-aligned memory, and what release() wants; null: none, the system's is taken.
+  // Called with the allocator locked.
+  void* (*allocate)(void* context, size_t bytes, void** handle) = nullptr;
+  // Called, by any thread, when no block of a segment is in use and its source has been replaced.
+  void (*release)(void* handle) = nullptr;
+  void* context = nullptr;
+};
+// Null: the system's again.  Blocks handed out stay what they are; cached ones are given back.
+// In a forked child there is no source, and segments are private copies.
+void set_block_source(const BlockSource*);
+
 // The same memory for the core's own objects (tensors, tape nodes), left out of the statistics.
 void* allocate_object(size_t bytes);
 void deallocate_object(void* p, size_t bytes) noexcept;

@@ -2,6 +2,7 @@
 
 #include "elementwise.h"
 #include "kernels.h"
+#include "placement.h"
 #include "tape.h"
 
 namespace eager::core {
@@ -206,6 +207,7 @@ Tensors foreign_trampoline(const Op& op, const Tensors& in, const Attrs& attrs, 
   struct Beneath {
     Recorder* before = recorder;
     NoGrad no_grad;
+    PlacementScope no_placement{nullptr};
     Beneath() { recorder = nullptr; }
     ~Beneath() { recorder = before; }
   } beneath;

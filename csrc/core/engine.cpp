@@ -8,8 +8,10 @@
 #include <vector>
 
 #include "kernels.h"
+#include "placement.h"
 #include "pool.h"
 #include "tape_internal.h"
+#include "threadlocal.h"
 
 namespace eager::core {
 namespace {
@@ -71,6 +73,64 @@ struct Task {
   Small<TensorRef, 1> grads;
 };
 
+// Memory that a leaf's buffer lends to the op that computes the gradient of an edge.
+struct Loan {
+  TensorRef place;  // null: none
+  Ref<GradBuffer> buffer;
+
+  Loan() = default;
+  Loan(TensorRef place, Ref<GradBuffer> lender) : place(std::move(place)) {
+    if (!this->place) return;
+    buffer = std::move(lender);
+    buffer->writing = true;
+  }
+  Loan(Loan&&) = default;
+  Loan& operator=(Loan&&) = delete;
+  ~Loan() { close(nullptr); }
+
+  // The op is done.  Unless `g` is what it has written there, and nobody else sees it, others keep
+  // their results elsewhere.
+  void close(const TensorRef& g) {
+    if (!buffer) return;
+    buffer->writing = false;
+    const bool placed = g && g.unique() && buffer->holds(*g, *place, 2);
+    place = nullptr;
+    if (!placed) buffer->reclaim();
+    buffer = nullptr;
+  }
+};
+
+// What after_backward() was given during the thread's outermost walk.
+class Callbacks;
+EAGER_THREAD_LOCAL(static, Callbacks*, outermost);
+class Callbacks {
+ public:
+  Callbacks() {
+    if (!outermost) outermost = this;
+  }
+  ~Callbacks() {
+    if (outermost == this) outermost = nullptr;
+    for (const Callback& c : list_)
+      if (c.drop) c.drop(c.context);
+  }
+  Callbacks(const Callbacks&) = delete;
+
+  void add(void (*fn)(void*), void* context, void (*drop)(void*)) {
+    list_.push_back({fn, context, drop});
+  }
+  void run() {  // which may add more
+    for (size_t i = 0; i < list_.size(); ++i) list_[i].fn(list_[i].context);
+  }
+
+ private:
+  struct Callback {
+    void (*fn)(void*);
+    void* context;
+    void (*drop)(void*);
+  };
+  std::vector<Callback> list_;
+};
+
 // A gradient that the caller asked for.
 struct Capture {
   size_t input;
@@ -93,15 +153,20 @@ class Backward {
   void ready(uint32_t task);
   void run_task(uint32_t task);
   void hand_out(const Task& task, const Tensors& grads);
-  void collect(Task& task, const Edge& edge, const Node& from, TensorRef gradient);
+  Loan borrow(const Edge& edge);
+  Tensors apply(Node& node, Tensors grads, std::vector<Loan>& loans);
+  void collect(Task& task, const Edge& edge, const Node& from, TensorRef gradient,
+               const Tensor* place = nullptr);
 
   const bool keep_graph_, create_graph_, accumulate_;
+  bool buffers_ = false;          // some leaf's gradient has its place in memory
   std::vector<Ref<Node>> roots_;  // hold everything below them
   std::vector<Task> tasks_;
   NodeMap index_;
   std::vector<std::pair<uint64_t, uint32_t>> heap_;  // (sequence, task)
   std::vector<Capture> captures_;
   Tensors captured_, inputs_;
+  Callbacks callbacks_;
 };
 
 uint32_t Backward::task_of(Node* node) {
@@ -155,6 +220,9 @@ void Backward::discover() {
       const uint32_t child = task_of(edge.node.get());
       ++tasks_[child].pending;
     }
+    if (tasks_[i].node->sequence != UINT64_MAX) continue;
+    const Tensor* leaf = static_cast<Accumulate*>(tasks_[i].node)->leaf;
+    buffers_ |= leaf && leaf->autograd->buffer && !leaf->autograd->grad;
   }
 }
 
@@ -246,8 +314,48 @@ TensorRef fitted(TensorRef g, const Spec& spec, const Node& from, bool create_gr
   return g;
 }
 
-void Backward::collect(Task& task, const Edge& edge, const Node& from, TensorRef g) {
-  g = fitted(std::move(g), edge.node->outputs[edge.output], from, create_graph_);
+// The memory for what arrives over `edge`, if that ends up as the first gradient of a leaf which
+// has a buffer, with nothing but views between.
+Loan Backward::borrow(const Edge& edge) {
+  Small<Node*, 4> views;
+  const Edge* at = &edge;
+  for (;; at = &at->node->next[0]) {
+    Node& node = *at->node;
+    const Task& task = tasks_[index_.find(&node)];
+    const bool first = task.grads.size() <= at->output || !task.grads[at->output];
+    if (!first || !task.walk || task.capture != kNone) return {};
+    if (node.sequence == UINT64_MAX) break;
+    if (views.size() == 4 || node.extras || node.next.size() != 1 || !node.next[0].node) return {};
+    views.push_back(&node);
+  }
+  const auto& sink = static_cast<const Accumulate&>(*at->node);
+  if (!sink.leaf || !sink.leaf->autograd->buffer || sink.leaf->autograd->grad) return {};
+  const Ref<GradBuffer> buffer = sink.leaf->autograd->buffer;
+  const Spec& spec = sink.outputs[0];
+  if (!(buffer->view->shape == spec.shape) || buffer->view->dtype != spec.dtype) return {};
+  TensorRef place = buffer->lend();
+  for (size_t i = views.size(); place && i-- > 0;) place = views[i]->place_above(place);
+  return {std::move(place), buffer};
+}
+
+Tensors Backward::apply(Node& node, Tensors grads, std::vector<Loan>& loans) {
+  Tensors places;
+  bool any = false;
+  for (const Edge& edge : node.next) {
+    loans.push_back(edge.node ? borrow(edge) : Loan());
+    places.push_back(loans.back().place);
+    any |= bool(places.back());
+  }
+  return any ? node.apply_placed(std::move(grads), places) : node.apply(std::move(grads), false);
+}
+
+void Backward::collect(Task& task, const Edge& edge, const Node& from, TensorRef g,
+                       const Tensor* place) {
+  const Spec& spec = edge.node->outputs[edge.output];
+  // The sum over what was broadcast may be the op that fills the memory.
+  PlacementScope offer(place && !(g->shape == spec.shape) && !in_memory_of(*g, *place) ? place
+                                                                                       : nullptr);
+  g = fitted(std::move(g), spec, from, create_graph_);
   if (task.grads.size() <= edge.output) task.grads.resize(edge.output + 1);
   TensorRef& slot = task.grads[edge.output];
   slot = slot ? add_gradients(std::move(slot), std::move(g), create_graph_) : std::move(g);
@@ -261,8 +369,10 @@ void Backward::hand_out(const Task& task, const Tensors& grads) {
     Tensor& t = *inputs_[wanted.input];
     if (!accumulate_ || !g || stored[wanted.output]) continue;
     stored[wanted.output] = true;
+    const TensorRef keep(&t);
     // run_hooks() has stored what is retained.
     if (!t.autograd->retains_grad) add_to_grad(t, g, create_graph_);
+    if (!t.autograd->node && task.node->extras) run_after_hooks(*task.node, keep);
   }
 }
 
@@ -280,8 +390,11 @@ void Backward::run_task(uint32_t index) {
   if (task.capture != kNone) hand_out(task, grads);
   if (!task.walk) return;
   Tensors results;
+  std::vector<Loan> loans;
   if (any) {
-    results = node.apply(std::move(grads), create_graph_);
+    const bool place = buffers_ && !create_graph_ && !recorder && node.sequence != UINT64_MAX;
+    results =
+        place ? apply(node, std::move(grads), loans) : node.apply(std::move(grads), create_graph_);
     // Accumulators save nothing and serve every tape that their leaf is part of.
     if (!keep_graph_ && node.sequence != UINT64_MAX) {
       node.release();
@@ -292,7 +405,12 @@ void Backward::run_task(uint32_t index) {
     if (!node.next[i].node) continue;
     const Edge& edge = node.next[i];
     const uint32_t child = index_.find(edge.node.get());
-    if (i < results.size() && results[i]) collect(tasks_[child], edge, node, std::move(results[i]));
+    if (i < results.size() && results[i]) {
+      Task& to = tasks_[child];
+      collect(to, edge, node, std::move(results[i]),
+              loans.empty() ? nullptr : loans[i].place.get());
+      if (!loans.empty()) loans[i].close(to.grads[edge.output]);
+    }
     if (--tasks_[child].pending == 0) ready(child);
   }
 }
@@ -312,14 +430,16 @@ Tensors Backward::run(const Tensors& outputs, const Tensors& seeds, const Tensor
     heap_.pop_back();
     run_task(task);
   }
+  callbacks_.run();
   return captured_;
 }
 
 }  // namespace
 
 const EngineOps& engine_ops() {
-  static const EngineOps ops{named_op("add"),  named_op("sum"),   named_op("reshape"),
-                             named_op("cast"), named_op("clone"), named_op("full")};
+  static const EngineOps ops{named_op("add"),     named_op("sum"),  named_op("reshape"),
+                             named_op("permute"), named_op("cast"), named_op("clone"),
+                             named_op("full")};
   return ops;
 }
 
@@ -349,6 +469,8 @@ TensorRef filled(const Spec& spec, double value) {
 
 bool is_ours(const TensorRef& g) {
   const Storage& s = *g->storage;
+  // The lender of memory for gradients counts as one that sees it, and does not look.
+  if (is_lent(*g)) return g.unique() && s.refs.load(std::memory_order_acquire) == 2;
   // Memory of NumPy and other libraries has owners that the count does not show.
   return g.unique() && g->storage.unique() && g->contiguous && !s.release && !s.readonly;
 }
@@ -393,7 +515,10 @@ void add_to_grad(Tensor& t, TensorRef g, bool create_graph) {
   // While kernels run, other threads may drop the tensor, or set or drop its gradient.
   const TensorRef keep(&t);
   const bool dispatched = dispatches(*g, create_graph);
-  if (!t.meta().grad && (create_graph || !is_ours(g))) {
+  const Ref<GradBuffer> buffer = t.meta().grad || dispatched ? nullptr : t.meta().buffer;
+  if (buffer && buffer->view->shape == g->shape && buffer->view->dtype == g->dtype) {
+    g = buffer->settle(std::move(g));
+  } else if (!t.meta().grad && (create_graph || !is_ours(g) || is_lent(*g))) {
     // Somebody else may hold this gradient, and later ones are added in place.
     g = (dispatched ? dispatch(ops.clone, {g}, {})
                     : ops.clone.kernel(ops.clone, {g}, {}, nullptr))[0];
@@ -414,8 +539,16 @@ void add_to_grad(Tensor& t, TensorRef g, bool create_graph) {
   if (recorder) recorder->grad_written(t);
 }
 
+void after_backward(void (*fn)(void*), void* context, void (*drop)(void*)) {
+  if (!outermost)
+    fail(ErrorKind::autograd, "after_backward", "no backward is running on this thread",
+         "a call from a hook on a gradient", "a call outside of backward");
+  outermost->add(fn, context, drop);
+}
+
 Tensors run_backward(const Tensors& outputs, const Tensors& seeds, const Tensors& inputs,
                      bool keep_graph, bool create_graph, bool accumulate) {
+  PlacementScope no_placement{nullptr};  // of a vjp that runs a backward of its own
   struct GradMode {
     bool before = grad_enabled();
     explicit GradMode(bool on) { set_grad_enabled(on); }

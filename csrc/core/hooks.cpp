@@ -31,13 +31,27 @@ Edge wanted_edge(Tensor& t, const char* what) {
 
 }  // namespace
 
-uint64_t add_hook(Tensor& t, HookFn fn, void* context, void (*drop)(void*)) {
-  const Edge edge = wanted_edge(t, "register_hook");
+static uint64_t add_hook(Node& node, uint32_t output, HookFn fn, void* context,
+                         void (*drop)(void*)) {
   std::lock_guard<std::mutex> lock(registry_mutex);
   static uint64_t last_id = 0;
-  extras_of(*edge.node).hooks.push_back({++last_id, edge.output, fn, context, drop});
-  registry()[last_id] = edge.node.get();
+  extras_of(node).hooks.push_back({++last_id, output, fn, context, drop});
+  registry()[last_id] = &node;
   return last_id;
+}
+
+uint64_t add_hook(Tensor& t, HookFn fn, void* context, void (*drop)(void*)) {
+  const Edge edge = wanted_edge(t, "register_hook");
+  return add_hook(*edge.node, edge.output, fn, context, drop);
+}
+
+uint64_t add_after_hook(Tensor& t, HookFn fn, void* context, void (*drop)(void*)) {
+  const Edge edge = wanted_edge(t, "register_post_accumulate_grad_hook");
+  if (t.autograd->node)
+    fail(ErrorKind::autograd, "register_post_accumulate_grad_hook", "the tensor is not a leaf",
+         "a leaf tensor that requires grad", "the result of " + std::string(edge.node->name()),
+         "register_hook, which sees the gradient itself");
+  return add_hook(*edge.node, Hook::kAfter, fn, context, drop);
 }
 
 void remove_hook(uint64_t id) {
@@ -87,6 +101,20 @@ void destroy_extras(Node& node) {
   for (const Hook& h : extras->hooks)
     if (h.drop) h.drop(h.context);
   delete extras;
+}
+
+void run_after_hooks(Node& node, const TensorRef& leaf) {
+  std::vector<uint64_t> ids;
+  for (const Hook& h : node.extras->hooks)
+    if (h.output == Hook::kAfter) ids.push_back(h.id);
+  for (uint64_t id : ids) {
+    for (const Hook& h : node.extras->hooks) {
+      if (h.id != id) continue;
+      const Hook hook = h;  // it may add hooks, which moves them
+      hook.fn(hook.context, leaf);
+      break;
+    }
+  }
 }
 
 void run_hooks(Node& node, Tensors& grads, bool create_graph) {

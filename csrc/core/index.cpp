@@ -8,6 +8,7 @@
 
 #include "element.h"
 #include "kernels.h"
+#include "placement.h"
 #include "pool.h"
 
 namespace eager::core {
@@ -66,7 +67,7 @@ int64_t product(const Dims& shape, size_t from, size_t to) {
 // The result that `out` stands for, or a copy of x: what is added to or written over.
 TensorRef accumulate_into(const TensorRef& x, Tensor* out) {
   if (out && out->contiguous && out->dtype == x->dtype && out == x.get()) return TensorRef(out);
-  TensorRef y = Tensor::empty(x->shape, x->dtype, x->device);
+  TensorRef y = result_memory(x->shape, x->dtype, x->device);
   if (x->device != Device::meta) copy_into(*x, *y);
   return y;
 }

@@ -6,6 +6,7 @@
 
 #include "gemm.h"
 #include "kernels.h"
+#include "placement.h"
 #include "pool.h"
 
 namespace eager::core {
@@ -97,7 +98,7 @@ Tensors kernel_matmul(const Op& op, const Tensors& in, const Attrs& attrs, Tenso
   // The half types have no BLAS: they multiply in float32.
   const bool half = dtype == DType::f16 || dtype == DType::bf16;
   const DType compute = half ? DType::f32 : dtype;
-  TensorRef y = Tensor::empty(shape, compute);
+  TensorRef y = half ? Tensor::empty(shape, compute) : result_memory(shape, compute);
   Operand a = prepare(in[0], compute, batch), b = prepare(in[1], compute, batch);
   int64_t count = element_count(batch);
   const size_t item = item_size(compute);
@@ -135,7 +136,10 @@ Tensors kernel_matmul(const Op& op, const Tensors& in, const Attrs& attrs, Tenso
       }
     }
   }
-  return {half ? cast(y, dtype) : y};
+  if (!half) return {y};
+  TensorRef rounded = result_memory(shape, dtype);
+  copy_into(*y, *rounded);
+  return {rounded};
 }
 
 }  // namespace eager::core

@@ -6,6 +6,7 @@
 
 #include "allocator.h"
 #include "kernels.h"
+#include "placement.h"
 #include "tape_internal.h"
 #include "threadlocal.h"
 
@@ -46,6 +47,8 @@ class OpNode final : public Node {
 
   const char* name() const override { return op_.name; }
   Tensors apply(Tensors grads, bool create_graph) override;
+  Tensors apply_placed(Tensors grads, const Tensors& places) override;
+  TensorRef place_above(const TensorRef& place) override;
   void release() override;
   void forget(const AutogradMeta*) override;
 
@@ -63,8 +66,11 @@ class OpNode final : public Node {
   const TensorRef& input(size_t i) const;
   TensorRef output(size_t i);
   TensorRef recorded_input(size_t i) const;
-  Tensors generated(const TensorRef& g);
-  Tensors python(const Tensors& grads, bool create_graph);
+  Tensors apply(Tensors grads, bool create_graph, const Tensors& places);
+  Tensors generated(const TensorRef& g, const Tensors& places);
+  Tensors python(const Tensors& grads, bool create_graph, const Tensors& places);
+  Tensors call_vjp(const Tensors& grads, const Tensors& ys, const Tensors& xs, uint32_t wanted,
+                   const Tensor* place);
 
   const Op& op_;
   std::unique_ptr<Attrs> attrs_;
@@ -235,6 +241,30 @@ TensorRef OpNode::recorded_input(size_t i) const {
 }
 
 Tensors OpNode::apply(Tensors grads, bool create_graph) {
+  return apply(std::move(grads), create_graph, {});
+}
+
+Tensors OpNode::apply_placed(Tensors grads, const Tensors& places) {
+  return apply(std::move(grads), false, places);
+}
+
+TensorRef OpNode::place_above(const TensorRef& place) {
+  const EngineOps& ops = engine_ops();
+  if (next.size() != 1 || outputs.size() != 1) return {};
+  if (&op_ == &ops.permute) return op_.kernel(op_, {place}, attrs(), nullptr)[0];
+  if (&op_ != &ops.reshape) return {};
+  TensorRef above = op_.kernel(op_, {place}, attrs(), nullptr)[0];
+  return above->storage == place->storage ? above : TensorRef();
+}
+
+// What an op reads, its result must not overwrite.
+bool reads_memory_of(const Tensors& args, const Tensor& place) {
+  for (const TensorRef& t : args)
+    if (t && in_memory_of(*t, place)) return true;
+  return false;
+}
+
+Tensors OpNode::apply(Tensors grads, bool create_graph, const Tensors& places) {
   const Tensor* arrived = nullptr;
   for (const TensorRef& g : grads)
     if (g) arrived = g.get();
@@ -243,8 +273,8 @@ Tensors OpNode::apply(Tensors grads, bool create_graph) {
     if (!grads[i]) grads[i] = filled(outputs[i], 0);
   check_kept();
   if (op_.grads && grads.size() == 1 && !dispatches(*arrived, create_graph))
-    return generated(grads[0]);
-  return python(grads, create_graph);
+    return generated(grads[0], places);
+  return python(grads, create_graph, places);
 }
 
 // A loop reads its operands at every index of the output.  That of a saved tensor has since changed
@@ -262,7 +292,7 @@ void check_loop_operand(const Op& op, const Tensor& a, const Spec& y) {
 }
 
 // Each gradient in one pass over memory by its generated loop.
-Tensors OpNode::generated(const TensorRef& g) {
+Tensors OpNode::generated(const TensorRef& g, const Tensors& places) {
   const Spec& y = outputs[0];
   ScalarAttrs scalars(op_, attrs());
   Tensors result(next.size());
@@ -283,7 +313,9 @@ Tensors OpNode::generated(const TensorRef& g) {
     for (const TensorRef& a : args) check_loop_operand(op_, *a, y);
     // The cast to the input's dtype can ride along unless the engine sums first.
     const Spec& x = next[i].node->outputs[next[i].output];
-    result[i] = Tensor::empty(y.shape, x.shape == y.shape ? x.dtype : y.dtype);
+    const Tensor* place = i < places.size() ? places[i].get() : nullptr;
+    PlacementScope offer(place && !reads_memory_of(args, *place) ? place : nullptr);
+    result[i] = result_memory(y.shape, x.shape == y.shape ? x.dtype : y.dtype);
     run_loops(op_.name, *rule.loops, args, y.dtype, bools, scalars.data(), {result[i]});
   }
   return result;
@@ -294,7 +326,23 @@ struct WantedScope {
   ~WantedScope() { wanted_gradients = before; }
 };
 
-Tensors OpNode::python(const Tensors& grads, bool create_graph) {
+// Runs the vjp for the inputs in `wanted`; `place` is memory for the result of one op in it.
+Tensors OpNode::call_vjp(const Tensors& grads, const Tensors& ys, const Tensors& xs,
+                         uint32_t wanted, const Tensor* place) {
+  WantedScope scope;
+  wanted_gradients = wanted;
+  PlacementScope offer(place && !reads_memory_of(grads, *place) && !reads_memory_of(ys, *place) &&
+                               !reads_memory_of(xs, *place)
+                           ? place
+                           : nullptr);
+  Tensors result = vjp_callback(op_, grads, ys, xs, attrs());
+  if (result.size() != next.size())
+    fail(ErrorKind::internal, op_.name, "the vjp gives the wrong number of gradients",
+         std::to_string(next.size()), std::to_string(result.size()));
+  return result;
+}
+
+Tensors OpNode::python(const Tensors& grads, bool create_graph, const Tensors& places) {
   if (!vjp_callback)
     fail(ErrorKind::internal, op_.name, "the gradient is defined in Python",
          "an interpreter that runs it", "none");
@@ -302,7 +350,6 @@ Tensors OpNode::python(const Tensors& grads, bool create_graph) {
   for (size_t i = 0; i < outputs.size(); ++i)
     ys.push_back(op_.saves_output ? output(i) : meta(outputs[i]));
   size_t constant = 0;
-  WantedScope scope;
   uint32_t wanted = 0;
   for (size_t i = 0; i < next.size(); ++i) {
     const Edge& edge = next[i];
@@ -319,15 +366,33 @@ Tensors OpNode::python(const Tensors& grads, bool create_graph) {
     const bool recorded = recorder && !spec.weak;
     xs.push_back(!stand_in ? meta(spec) : recorded ? filled(spec, 0) : zeros(spec));
   }
-  wanted_gradients = wanted;
-  Tensors result = vjp_callback(op_, grads, ys, xs, attrs());
-  if (result.size() != next.size())
-    fail(ErrorKind::internal, op_.name, "the vjp gives the wrong number of gradients",
-         std::to_string(next.size()), std::to_string(result.size()));
-  return result;
+  // An op in the vjp must not take the place of another gradient for its result: either there is
+  // only one gradient, or the vjp runs once for each that has a place.
+  size_t edges = 0, last = 0;
+  for (size_t i = 0; i < next.size(); ++i)
+    if (next[i].node) ++edges, last = i;
+  if (!places.empty() && edges == 1) return call_vjp(grads, ys, xs, wanted, places[last].get());
+  if (places.empty() || !vjp_selects || !vjp_selects(op_) || next.size() > 32)
+    return call_vjp(grads, ys, xs, wanted, nullptr);
+  Tensors results(next.size());
+  for (size_t i = 0; i < next.size(); ++i) {
+    if (!places[i]) continue;
+    results[i] = call_vjp(grads, ys, xs, 1u << i, places[i].get())[i];
+    wanted &= ~(1u << i);
+  }
+  if (!wanted) return results;
+  Tensors others = call_vjp(grads, ys, xs, wanted, nullptr);
+  for (size_t i = 0; i < next.size(); ++i)
+    if (wanted >> i & 1) results[i] = std::move(others[i]);
+  return results;
 }
 
 }  // namespace
+
+Tensors Node::apply_placed(Tensors grads, const Tensors&) { return apply(std::move(grads), false); }
+TensorRef Node::place_above(const TensorRef&) { return {}; }
+
+bool (*vjp_selects)(const Op&) = nullptr;
 
 uint32_t vjp_needs() { return wanted_gradients; }
 

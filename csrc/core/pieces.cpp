@@ -2,6 +2,7 @@
 #include <string>
 
 #include "kernels.h"
+#include "placement.h"
 
 namespace eager::core {
 namespace {
@@ -45,7 +46,7 @@ Tensors kernel_cat(const Op& op, const Tensors& in, const Attrs& attrs, Tensor*)
       fail(ErrorKind::shape, op.name, "the tensors are too large together", "fewer than 2**63",
            to_string(x->shape));
   }
-  TensorRef y = Tensor::empty(shape, result_dtype(op, in, attrs, nullptr), in[0]->device);
+  TensorRef y = result_memory(shape, result_dtype(op, in, attrs, nullptr), in[0]->device);
   if (y->device == Device::meta) return {y};
   int64_t at = 0;
   for (const TensorRef& x : in) {
@@ -66,7 +67,7 @@ Tensors kernel_slice_scatter(const Op& op, const Tensors& in, const Attrs& attrs
     fail(ErrorKind::shape, op.name, "the source does not fill the region",
          "shape " + to_string(sizes), to_string(in[1]->shape), "expand or reshape the source");
   const bool meta = x.device == Device::meta;
-  TensorRef y = out ? TensorRef(out) : Tensor::empty(x.shape, x.dtype, x.device);
+  TensorRef y = out ? TensorRef(out) : result_memory(x.shape, x.dtype, x.device);
   if (meta || x.numel == 0) return {y};
   TensorRef src = in[1];
   // The source may be another part of the tensor that is written to.

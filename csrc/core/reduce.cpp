@@ -12,6 +12,7 @@
 
 #include "kernels.h"
 #include "lanes.h"
+#include "placement.h"
 #include "pool.h"
 
 namespace eager::core {
@@ -366,15 +367,16 @@ Tensors reduce_kernel(const Op& op, const Tensors& in, const Attrs& attrs, Tenso
          "at least one element", "shape " + to_string(x.shape));
   }
   if (x.device == Device::meta) return {Tensor::empty(shape, dtype, Device::meta)};
-  TensorRef states = Tensor::empty(shape, state_dtype(c));
+  const bool direct = state_dtype(c) == dtype;
+  TensorRef states = direct ? result_memory(shape, dtype) : Tensor::empty(shape, state_dtype(c));
   if (x.numel == 0) {
     for (int64_t i = 0; i < outputs; ++i)
       fold.identity(states->data() + size_t(i) * item_size(states->dtype));
   } else {
     Reduction(fold, lane(c), x, dims).run(states->data());
   }
-  if (states->dtype == dtype) return {states};
-  TensorRef result = Tensor::empty(shape, dtype);
+  if (direct) return {states};
+  TensorRef result = result_memory(shape, dtype);
   conversions().store[int(c)][int(dtype)](states->data(), result->data(), 1, outputs);
   return {result};
 }

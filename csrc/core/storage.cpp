@@ -21,7 +21,7 @@ Ref<Storage> Storage::allocate(size_t bytes, Device device) {
     s->refs.store(1, std::memory_order_relaxed);
     s->data = inline_data(s);
     s->bytes = bytes;
-    s->owned = true;
+    s->owned = s->joined = true;
     return Ref<Storage>::adopt(s);
   }
   auto s = Ref<Storage>(new (allocate_object(kHeader)) Storage);
@@ -45,7 +45,8 @@ Ref<Storage> Storage::wrap(void* data, size_t bytes, void (*release)(void*), voi
 
 void Storage::destroy(Storage* s) {
   const size_t bytes = s->bytes;
-  if (s->owned && s->data == inline_data(s)) {
+  // By the flag: a block of its own may follow the header by chance.
+  if (s->joined) {
     s->~Storage();
     core::deallocate(s, kHeader + bytes);
     return;

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "allocator.h"
+#include "placement.h"
 #include "tape_internal.h"
 #include "threadlocal.h"
 
@@ -50,6 +51,8 @@ void Node::destroy(Node* node) {
   }
   destroying = false;
 }
+
+AutogradMeta::AutogradMeta() = default;
 
 AutogradMeta::~AutogradMeta() {
   if (watcher) watcher->forget(this);
@@ -119,7 +122,10 @@ Accumulate::Accumulate(Tensor& t) : leaf(&t) {
 }
 
 Tensors Accumulate::apply(Tensors grads, bool create_graph) {
-  if (leaf) add_to_grad(*leaf, std::move(grads[0]), create_graph);
+  if (!leaf) return {};
+  const TensorRef keep(leaf);
+  add_to_grad(*keep, std::move(grads[0]), create_graph);
+  if (extras) run_after_hooks(*this, keep);
   return {};
 }
 

@@ -40,6 +40,12 @@ struct Node : Counted {
   // Not called if no gradient arrived at all.
   // `create_graph`: compute with dispatched ops; grad mode is then on, else off.
   virtual Tensors apply(Tensors grads, bool create_graph) = 0;
+  // The same without create_graph, where places[i], if not null, has the memory that input i's
+  // gradient shall be written to.  The node is free to give a gradient elsewhere.
+  virtual Tensors apply_placed(Tensors grads, const Tensors& places);
+  // For nodes whose one gradient is a view of the gradient that arrives: the view of `place` that
+  // the latter must be for the former to be `place`.  Null: there is none.
+  virtual TensorRef place_above(const TensorRef& place);
   virtual void release() {}  // drop saved values
   // An output tensor that names this node as its `watcher` dies, or gets another history.
   virtual void forget(const AutogradMeta*);
@@ -55,6 +61,8 @@ Ref<Node> accumulator(Tensor& leaf);
 using VjpCallback = Tensors (*)(const Op&, const Tensors& grads, const Tensors& outputs,
                                 const Tensors& inputs, const Attrs&);
 extern VjpCallback vjp_callback;
+// Whether the op's vjp computes only the gradients that vjp_needs() tells.  Null: none does.
+extern bool (*vjp_selects)(const Op&);
 // While vjp_callback runs: bit i tells that input i's gradient is wanted (of inputs from the 32nd
 // on, always).  A vjp may give nothing for the others.
 uint32_t vjp_needs();
@@ -91,6 +99,9 @@ Edge gradient_edge(Tensor& t);  // null node if t needs no gradient
 using HookFn = TensorRef (*)(void* context, const TensorRef& grad);
 uint64_t add_hook(Tensor& t, HookFn fn, void* context, void (*drop)(void*));
 void remove_hook(uint64_t id);
+// The same for hooks that are called with the leaf whenever backward has changed its .grad; what
+// they return is ignored.  Throws Error(autograd) unless t is a leaf that requires grad.
+uint64_t add_after_hook(Tensor& t, HookFn fn, void* context, void (*drop)(void*));
 std::vector<void*> hook_contexts(const Node&);  // for the garbage collector
 // Makes backward store the gradient of a non-leaf in its .grad; nothing to do for a leaf.
 void retain_grad(Tensor& t);
@@ -103,5 +114,10 @@ void retain_grad(Tensor& t);
 // Topological by sequence number with dependency counts; an explicit heap, never the C stack.
 Tensors run_backward(const Tensors& outputs, const Tensors& seeds, const Tensors& inputs,
                      bool keep_graph, bool create_graph, bool accumulate);
+
+// Calls fn(context) when the outermost run_backward() of this thread has walked its tape, in the
+// order of these calls, then drop(context).  If the walk fails it is only dropped.
+// Throws Error(autograd) outside of run_backward().
+void after_backward(void (*fn)(void*), void* context, void (*drop)(void*));
 
 }  // namespace eager::core

@@ -28,6 +28,7 @@ struct Watched {
 void watch(Node& node, Tensor& t);  // makes `node` the watcher; an earlier one forgets t
 
 struct Hook {
+  static constexpr uint32_t kAfter = UINT32_MAX;  // as `output`: see add_after_hook
   uint64_t id;
   uint32_t output;
   HookFn fn;
@@ -41,6 +42,7 @@ struct NodeExtras {
 void destroy_extras(Node&);
 // Runs the hooks on the gradients that arrived, then stores those that are retained.
 void run_hooks(Node&, Tensors& grads, bool create_graph);
+void run_after_hooks(Node& accumulator, const TensorRef& leaf);
 
 // Whether `gradient` can be changed or kept: nobody else sees its memory.
 bool is_ours(const TensorRef& gradient);
@@ -55,7 +57,7 @@ TensorRef filled(const Spec&, double value);
 
 // The ops that the engine itself uses, by name.
 struct EngineOps {
-  const Op &add, &sum, &reshape, &cast, &clone, &full;
+  const Op &add, &sum, &reshape, &permute, &cast, &clone, &full;
 };
 const EngineOps& engine_ops();
 

@@ -3,6 +3,7 @@
 #include <atomic>
 
 #include "allocator.h"
+#include "placement.h"
 #include "tape.h"
 
 namespace eager::core {

@@ -25,7 +25,8 @@ struct Storage : Counted {
   void (*release)(void* owner) = nullptr;
   void* owner = nullptr;
   bool readonly = false;
-  bool owned = false;  // data comes from the allocator
+  bool owned = false;   // data comes from the allocator
+  bool joined = false;  // and lies in one block with this header
 
   static Ref<Storage> allocate(size_t bytes, Device device);
   static Ref<Storage> wrap(void* data, size_t bytes, void (*release)(void*), void* owner);
@@ -40,6 +41,7 @@ struct Storage : Counted {
   static std::atomic<uint32_t> epochs;
 };
 
+struct GradBuffer;  // placement.h
 struct Node;
 struct Tensor;
 using TensorRef = Ref<Tensor>;
@@ -55,8 +57,9 @@ struct AutogradMeta {
   bool retains_grad = false;
   Node* watcher = nullptr;  // a node that points back at this tensor; see Node::forget
   void* hooks = nullptr;    // owned by csrc/bind
+  Ref<GradBuffer> buffer;   // where a leaf's gradient shall live; see placement.h
 
-  AutogradMeta() = default;
+  AutogradMeta();
   AutogradMeta(const AutogradMeta&) = delete;
   AutogradMeta& operator=(const AutogradMeta&) = delete;
   ~AutogradMeta();  // tape.cpp: tells the nodes that point at the tensor

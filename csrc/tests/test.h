@@ -1,42 +1,13 @@
-// The smallest test framework: TEST(name) { CHECK(...); }, registered and run by test_main.cpp.
+// What the core's tests share beyond csrc/testing: errors by kind, and tensors.
 #pragma once
 #include <cmath>
-#include <cstdio>
 #include <functional>
-#include <stdexcept>
 #include <string>
-#include <vector>
 
 #include "core/op.h"
+#include "testing/test.h"
 
 namespace eager::test {
-
-struct Case {
-  const char* name;
-  void (*run)();
-};
-inline std::vector<Case>& cases() {
-  static std::vector<Case> all;
-  return all;
-}
-struct Registration {
-  Registration(const char* name, void (*run)()) { cases().push_back({name, run}); }
-};
-
-struct Failure : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-[[noreturn]] inline void failed(const char* file, int line, const std::string& what) {
-  throw Failure(std::string(file) + ":" + std::to_string(line) + ": " + what);
-}
-
-#define TEST(name)                                                              \
-  static void test_##name();                                                    \
-  static const ::eager::test::Registration register_##name(#name, test_##name); \
-  static void test_##name()
-
-#define CHECK(condition) \
-  if (!(condition)) ::eager::test::failed(__FILE__, __LINE__, #condition)
 
 // The expression throws core::Error of this kind.
 #define CHECK_FAILS(error_kind, ...)                                                     \

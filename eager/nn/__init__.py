@@ -1,5 +1,7 @@
 """Neural networks: modules, their functional forms, initial values.  Names are PyTorch's."""
 
+from typing import Any
+
 from eager.nn import functional, init, utils
 from eager.nn.module import Module
 from eager.nn.modules.activation import (
@@ -117,3 +119,11 @@ __all__ = [
     "init",
     "utils",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "parallel":  # loaded when first used, with eager.distributed
+        import importlib
+
+        return importlib.import_module("eager.nn.parallel")
+    raise AttributeError(f"module 'eager.nn' has no attribute {name!r}")

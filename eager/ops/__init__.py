@@ -9,6 +9,7 @@ from __future__ import annotations
 from eager import op
 from eager.ops import (
     arithmetic,
+    collectives,
     comparison,
     contract,
     create,
@@ -23,8 +24,8 @@ from eager.ops import (
 )
 
 __all__ = [
-    "arithmetic", "comparison", "contract", "create", "index", "random_ops", "reduce", "shape",
-    "sorting", "trigonometry", "unary", "update",
+    "arithmetic", "collectives", "comparison", "contract", "create", "index", "random_ops",
+    "reduce", "shape", "sorting", "trigonometry", "unary", "update",
 ]  # fmt: skip
 
 if op._make_callable is not None:  # not while the extension is being generated

@@ -23,7 +23,7 @@ import numpy as np
 from eager.scalar import Expr, vocabulary
 from jit.codegen import c
 from jit.codegen.printer import Backend, Template, print_expressions
-from jit.fusion.bodies import GEMM, Access, Body, Sink, Slot, slots
+from jit.fusion.bodies import EXCHANGE, FIRST, GEMM, Access, Body, Sink, Slot, slots
 from jit.fusion.program import Program
 from jit.fusion.tile import compute_dtype
 
@@ -248,8 +248,8 @@ class _Printer:
 
 
 def print_bodies(bodies: Sequence[Body]) -> str:
-    """The source of the kernel ``program`` for `bodies`, which are numbered from ``GEMM + 1``."""
-    numbered = list(enumerate(bodies, start=GEMM + 1))
+    """The source of the kernel ``program`` for `bodies`, which are numbered from `FIRST`."""
+    numbered = list(enumerate(bodies, start=FIRST))
     cases = [f"    case {GEMM}: gemm_tile(buffers, w); break;"]
     cases += [f"    case {n}: body_{n}(buffers, w); break;" for n, _ in numbered]
     return "\n\n".join(
@@ -267,14 +267,16 @@ def print_program(program: Program) -> CudaProgram:
     """The CUDA form of `program`, which was scheduled for one worker per thread block.
 
     Raises:
-        NotImplementedError: one task has 2^31 points or more, too many for the 32-bit counters of
-            a block's loops; schedule for more workers.
+        NotImplementedError: the program holds a collective; or one task has 2^31 points or more,
+            too many for the 32-bit counters of a block's loops (schedule for more workers).
     """
     words, at = program.words, 0
     while at < len(words):
         length, number = int(words[at]), int(words[at + 1])
+        if number == EXCHANGE:
+            raise NotImplementedError("cuda: collectives inside of a program are for the CPU only")
         if number != GEMM:
-            rank = program.bodies[number - GEMM - 1].rank
+            rank = program.bodies[number - FIRST].rank
             points = math.prod(words[at + 2 : at + 2 + rank].tolist())
             if points >= 1 << 31:
                 raise NotImplementedError(f"cuda: a task of {points} points; the limit is 2^31 - 1")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from jit.fusion.lower import lower_graph
 from jit.fusion.merge import merge_stages
-from jit.fusion.outputs import place_outputs
+from jit.fusion.outputs import check_static, place_exchanges, place_outputs
 from jit.fusion.program import Program, assemble
 from jit.fusion.schedule import make_schedule
 from jit.fusion.tile import Plan
@@ -31,11 +31,14 @@ def build_plan(graph: Graph, writes: Mapping[int, int] | None = None) -> Plan:
     """The merged stages of `graph`.  `writes`: output -> input that is overwritten with it.
 
     Raises:
-        NotImplementedError: the graph holds an opaque op.
+        NotImplementedError: the graph holds an opaque op, or a collective over static memory
+            that cannot be written in place.
     """
     plan = lower_graph(graph)
     merge_stages(plan)
+    place_exchanges(plan)
     place_outputs(plan, writes or {})
+    check_static(plan)
     return plan
 
 

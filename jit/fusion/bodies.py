@@ -14,7 +14,8 @@ For Map and Reduce bodies the words are, in order (r: rank of the body, t: rank 
     each store     buffer, offset, t strides                                     (Map: t == r)
 
 All in elements.  An iota has a buffer word too, which is 0.  Body `GEMM` is the core's matrix
-product; its words are those of ``gemm_tile`` in csrc/core/program.h.
+product; its words are those of ``gemm_tile`` in csrc/core/program.h.  Body `EXCHANGE` is a
+collective; its words are those of csrc/bind/exchange.h.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from typing import NamedTuple
 
 from eager.layout import Layout
 from eager.scalar import Expr
-from jit.fusion.tile import Buffer, Gemm, Load, Map, Reduce, Stage, Store
+from jit import collective
+from jit.fusion.tile import Buffer, Exchange, Gemm, Load, Map, Reduce, Stage, Store
 
-GEMM = 0
-"""The number of the core's matrix product; compiled bodies are numbered from 1."""
+GEMM, EXCHANGE, FIRST = 0, 1, 2
+"""The numbers of the core's matrix product, of the collective, and of the first compiled body."""
 
 
 class Access(NamedTuple):
@@ -310,7 +312,7 @@ class Coder:
     """Numbers the bodies of a plan and encodes tasks.
 
     Attributes:
-        bodies: in order of their numbers, which begin at ``GEMM + 1``.
+        bodies: in order of their numbers, which begin at `FIRST`.
     """
 
     def __init__(self, buffers: Sequence[Buffer]) -> None:
@@ -324,6 +326,9 @@ class Coder:
         if isinstance(stage, Gemm):
             words = gemm_words(stage, cut)
             return [len(words) + 2, GEMM, *words]
+        if isinstance(stage, Exchange):
+            words = collective.words(stage)
+            return [len(words) + 2, EXCHANGE, *words]
         nest, number = self.nest(stage, cut.dim if cut else 0)
         words = nest_words(nest, cut)
         return [len(words) + 2, number, *words]
@@ -335,8 +340,8 @@ class Coder:
             nest = normal(stage, dim)
             body = body_of(nest, self.buffers)
             if body not in self._numbers:
+                self._numbers[body] = FIRST + len(self.bodies)
                 self.bodies.append(body)
-                self._numbers[body] = GEMM + len(self.bodies)
             self._nests[key] = (stage, nest, self._numbers[body])
         _, nest, number = self._nests[key]
         return nest, number

@@ -15,6 +15,7 @@ from eager.layout import Layout
 from jit.fusion.overlap import layouts_overlap
 from jit.fusion.prune import escaping, prune
 from jit.fusion.tile import (
+    Exchange,
     Gemm,
     Load,
     Map,
@@ -168,7 +169,7 @@ def _is_mirror(plan: Plan, move: Move) -> bool:
 
 
 def _stores(stage: Stage) -> list[tuple[Store | None, int, Layout]]:
-    if isinstance(stage, Gemm):
+    if isinstance(stage, Gemm | Exchange):
         return [(None, b, layout) for b, layout in writes(stage)]
     return [(s, s.buffer, s.layout) for s in stage.stores]
 
@@ -176,6 +177,8 @@ def _stores(stage: Stage) -> list[tuple[Store | None, int, Layout]]:
 def _moved(stage: Stage, move: Move) -> Stage | None:
     """`stage` with every access of the source at its new place."""
     source, target, place, _ = move
+    if isinstance(stage, Exchange):
+        return None  # works on whole buffers
     if isinstance(stage, Gemm):
         matrices = []
         shapes = ((stage.m, stage.k), (stage.k, stage.n), (stage.m, stage.n))

@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 
 from eager.layout import Layout
+from eager.ops.collectives import NO_PLAN
 from eager.scalar import Expr, vocabulary
+from jit import collective
 from jit.codegen.printer import free_arguments
 from jit.fusion import contract, scalars
 from jit.fusion.lazy import Lazy, Symbols, size
 from jit.fusion.tile import (
     Buffer,
+    Exchange,
     Fold,
     Load,
     Map,
@@ -169,6 +172,8 @@ class Lowering:
             self._regions(node)
         elif op.pull is not None:
             self._pull(node)
+        elif op.exchange is not None:
+            self._exchange(node)
         else:
             raise NotImplementedError(f"{op.name}: opaque to the compiler; cut the graph around it")
 
@@ -269,6 +274,25 @@ class Lowering:
             expr = self.get(node.inputs[i]).expr
             expr = scalars.convert(expr, out.dtype)
             self.write(expr, extent, made.id, whole.slice(start, extent, step))
+        self._values[out] = self.whole(made.id, out.shape)
+
+    def _exchange(self, node: Node) -> None:
+        (x,), out = node.inputs, node.output
+        if collective.is_identity(node):
+            self._values[out] = Lazy(out.shape, self.get(x).expr)
+            return
+        source = self.memory(x)
+        made = self.buffer(out.dtype, out.numel, "arena", repr(out))
+        assert node.op.exchange is not None
+        attrs, elements = node.attrs, (x.numel, out.numel)
+        whole = node.op.exchange in collective.IN_PLACE
+        self.emit(
+            Exchange(
+                node.op.exchange, attrs["group"], attrs.get("plan", NO_PLAN),
+                attrs.get("reduction", 0), attrs.get("root", 0), source, made.id, *elements,
+                out.numel if whole else min(elements), out.dtype,
+            )
+        )  # fmt: skip
         self._values[out] = self.whole(made.id, out.shape)
 
     def _pull(self, node: Node) -> None:

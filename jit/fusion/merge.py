@@ -17,6 +17,7 @@ from jit.fusion.overlap import layouts_overlap
 from jit.fusion.products import accumulate, join_products
 from jit.fusion.prune import COMPUTE, drop_dead
 from jit.fusion.tile import (
+    Exchange,
     Gemm,
     Load,
     Map,
@@ -52,7 +53,7 @@ def merge_stages(plan: Plan) -> None:
 
 def _squeeze(stage: Stage) -> None:
     """Removes dimensions of size 1 from a stage's space, so that equal spaces look equal."""
-    if isinstance(stage, Gemm):
+    if isinstance(stage, Gemm | Exchange):
         return
     kept = stage.kept if isinstance(stage, Reduce) else len(stage.shape)
     ones = [d for d, n in enumerate(stage.shape) if n == 1]

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from eager.layout import Layout
+from eager.ops.collectives import NO_PLAN
+from jit.collective import IN_PLACE
 from jit.fusion.tile import (
     Buffer,
+    Exchange,
     Gemm,
     Load,
     Map,
@@ -19,6 +22,35 @@ from jit.fusion.tile import (
     variable,
     writes,
 )
+
+
+def place_exchanges(plan: Plan) -> None:
+    """Makes the collectives that work in place do so: in the source's memory if nobody reads that
+    afterwards, else in a copy."""
+    for stage in list(plan.stages):
+        if not isinstance(stage, Exchange) or stage.collective not in IN_PLACE:
+            continue
+        old, new = stage.source, stage.target
+        at = next(i for i, s in enumerate(plan.stages) if s is stage)
+        later = any(b == old for s in plan.stages[at + 1 :] for b, *_ in [*reads(s), *writes(s)])
+        returned = any(b == old for b, _, _ in plan.outputs)
+        if plan.buffers[old].kind == "arena" and not later and not returned:
+            _replace(plan, new, old)
+        else:
+            copy = _copy_stage(plan, old, new)
+            plan.stages[at:at] = [copy] if copy is not None else []
+            stage.source = new
+
+
+def check_static(plan: Plan) -> None:
+    """Raises NotImplementedError if a collective over static memory works elsewhere: something
+    else in the program uses that memory."""
+    exchanges = [s for s in plan.stages if isinstance(s, Exchange)]
+    for stage in exchanges:
+        if stage.plan != NO_PLAN and plan.buffers[stage.target].kind != "input":
+            raise NotImplementedError(
+                f"{stage.collective}: its static memory is used by another op of the program"
+            )
 
 
 def place_outputs(plan: Plan, targets: Mapping[int, int]) -> None:
@@ -75,12 +107,19 @@ def _input(plan: Plan, j: int, like: int) -> int:
 def _copy(plan: Plan, source: int, target: int | None = None) -> int:
     """Appends a stage that copies a whole buffer; gives the target, by default a new one."""
     made = _new(plan, source, "arena") if target is None else target
+    stage = _copy_stage(plan, source, made)
+    if stage is not None:
+        plan.stages.append(stage)
+    return made
+
+
+def _copy_stage(plan: Plan, source: int, target: int) -> Map | None:
     buffer = plan.buffers[source]
+    if not buffer.size:
+        return None
     place = Layout.packed((buffer.size,))
     value = variable(0, compute_dtype(buffer.dtype))
-    if buffer.size:
-        plan.stages.append(Map((buffer.size,), [Load(source, place)], [Store(made, place, value)]))
-    return made
+    return Map((buffer.size,), [Load(source, place)], [Store(target, place, value)])
 
 
 def dependencies(stages: list[Stage]) -> list[int]:
@@ -119,11 +158,16 @@ def _alias(plan: Plan, source: int, target: int) -> bool:
         return False
     if any(b == target for b, _, _ in plan.outputs):
         return False  # the old value is returned as well
+    if not any(b == target for s in plan.stages for b, *_ in [*reads(s), *writes(s)]):
+        _replace(plan, source, target)  # nobody wants the old value
+        return True
     writers = [i for i, s in enumerate(plan.stages) if any(b == source for b, _ in writes(s))]
     if len(writers) != 1:
         return False
     (w,) = writers
     writer = plan.stages[w]
+    if isinstance(writer, Exchange):
+        return False
     if isinstance(writer, Gemm):
         if any(b == target for b, _, _ in reads(writer)):
             return False
@@ -142,10 +186,15 @@ def _alias(plan: Plan, source: int, target: int) -> bool:
         before = [i for i in range(w, last + 1) if i not in behind]
         order = [*range(w), *before, *behind, *range(last + 1, len(plan.stages))]
         plan.stages = [plan.stages[i] for i in order]
-    for stage in plan.stages:
-        _rename(stage, source, target)
-    plan.outputs = [(target if b == source else b, s, d) for b, s, d in plan.outputs]
+    _replace(plan, source, target)
     return True
+
+
+def _replace(plan: Plan, old: int, new: int) -> None:
+    """Uses buffer `new` wherever `old` was."""
+    for stage in plan.stages:
+        _rename(stage, old, new)
+    plan.outputs = [(new if b == old else b, s, d) for b, s, d in plan.outputs]
 
 
 def _reads_only_what_it_writes(stage: Map | Reduce, source: int, target: int) -> bool:
@@ -166,6 +215,10 @@ def _rename(stage: Stage, old: int, new: int) -> None:
             matrix = getattr(stage, name)
             if matrix.buffer == old:
                 setattr(stage, name, matrix._replace(buffer=new))
+        return
+    if isinstance(stage, Exchange):
+        stage.source = new if stage.source == old else stage.source
+        stage.target = new if stage.target == old else stage.target
         return
 
     def renamed(loads: list[Load]) -> list[Load]:

@@ -19,7 +19,7 @@ class Program:
 
     Attributes:
         plan, schedule: where it comes from.
-        bodies: to be compiled; body ``i`` has number ``i + 1`` (0 is the core's matrix product).
+        bodies: to be compiled; body ``i`` has number ``i + FIRST`` (see `jit.fusion.bodies`).
         words: the instruction table.
         starts: ``words[starts[e * workers + w]:starts[e * workers + w + 1]]`` are the
             instructions of worker w in epoch e.

@@ -7,7 +7,19 @@ from collections.abc import Sequence
 from eager.scalar import Expr
 from jit.codegen.printer import free_arguments
 from jit.fusion.lazy import substitute
-from jit.fusion.tile import Fold, Gemm, Load, Map, Plan, Reduce, Stage, reads, result, variable
+from jit.fusion.tile import (
+    Exchange,
+    Fold,
+    Gemm,
+    Load,
+    Map,
+    Plan,
+    Reduce,
+    Stage,
+    reads,
+    result,
+    variable,
+)
 
 COMPUTE = ("float32", "float64", "int64", "bool")
 
@@ -25,6 +37,8 @@ def drop_dead(plan: Plan) -> None:
         if isinstance(stage, Gemm):
             if stage.c.buffer not in alive:
                 continue
+        elif isinstance(stage, Exchange):
+            pass  # other ranks wait for it
         else:
             stage.stores = [s for s in stage.stores if s.buffer in alive]
             if not stage.stores:

@@ -21,11 +21,13 @@ import numpy as np
 from jit.fusion.bodies import Cut
 from jit.fusion.conflicts import GRAIN, Array, Ledger
 from jit.fusion.lazy import size
-from jit.fusion.tile import Gemm, Plan, Reduce, Stage, describe
+from jit.fusion.tile import Exchange, Gemm, Plan, Reduce, Stage, describe
 
 # Nanoseconds: a task's dispatch, a barrier, one addition per point, one multiply-add of a
 # matrix product.  They weigh the choices below and need not be exact.
 TASK, BARRIER, ADDITION, PRODUCT = 60.0, 1500.0, 0.03, 0.02
+# The same for a collective: waiting for other ranks, and one element's way there and back.
+MEETING, TRANSFER = 3000.0, 0.5
 
 
 class Task(NamedTuple):
@@ -71,6 +73,8 @@ def estimate(stage: Stage) -> float:
     """Nanoseconds one worker takes for a stage, about."""
     if isinstance(stage, Gemm):
         return stage.batch * (TASK + PRODUCT * stage.m * stage.n * stage.k)
+    if isinstance(stage, Exchange):
+        return MEETING + TRANSFER * max(stage.read, stage.written)
     points = prod(stage.shape)
     folds = stage.folds if isinstance(stage, Reduce) else []
     per_point = size(*(f.value for f in folds)) + len(folds) + 2 * len(stage.loads)
@@ -83,6 +87,8 @@ def extents(stage: Stage) -> tuple[int, ...]:
     """The dimensions along which a stage may be cut."""
     if isinstance(stage, Gemm):
         return (stage.batch, stage.m, stage.n)
+    if isinstance(stage, Exchange):
+        return ()
     return stage.shape[: stage.kept] if isinstance(stage, Reduce) else stage.shape
 
 
@@ -96,6 +102,9 @@ def _parts(n: int, workers: int) -> Array:
 
 def _ways(stage: Stage, workers: int) -> Iterator[_Way]:
     whole = np.zeros(1, np.int16)
+    if isinstance(stage, Exchange):  # all on one worker, in order
+        yield _Way(0, whole)
+        return
     if workers > 1:
         for d, n in enumerate(extents(stage)):
             if n < 2:

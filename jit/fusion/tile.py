@@ -9,6 +9,7 @@ name loads: ``x0`` is the value of ``loads[0]``, converted to the compute dtype 
 `Map`       each element of the space is computed on its own
 `Reduce`    the trailing dimensions of the space are folded; an epilogue works on the results
 `Gemm`      one batched matrix product
+`Exchange`  one collective of a group of ranks
 ==========  ===================================================================================
 
 Nothing here knows workers: `jit.fusion.schedule` cuts stages into tasks.
@@ -180,7 +181,36 @@ class Gemm:
     accumulate: bool = False
 
 
-Stage = Map | Reduce | Gemm
+@dataclass(eq=False, slots=True)
+class Exchange:
+    """One collective, in which every rank of a group takes part at the same place of its program.
+
+    It works on whole packed buffers.  `all_reduce` and `broadcast` end up in place: `source` and
+    `target` are then one buffer.
+
+    Attributes:
+        collective: "all_reduce", "broadcast", "all_gather" or "reduce_scatter".
+        group, plan, reduction, root: as in `eager.ops.collectives`.
+        source, target: buffers.
+        read, written: their elements.
+        count: elements per rank, as csrc/comm counts them.
+        dtype: of both.
+    """
+
+    collective: str
+    group: int
+    plan: int
+    reduction: int
+    root: int
+    source: int
+    target: int
+    read: int
+    written: int
+    count: int
+    dtype: str
+
+
+Stage = Map | Reduce | Gemm | Exchange
 
 
 @dataclass(eq=False, slots=True)
@@ -213,6 +243,9 @@ def reads(stage: Stage) -> Iterator[tuple[int, Layout, tuple[Term, ...]]]:
         if stage.accumulate:
             yield stage.c.buffer, _target(stage), ()
         return
+    if isinstance(stage, Exchange):
+        yield stage.source, Layout.packed((stage.read,)), ()
+        return
     for load in [*stage.loads, *(stage.tail if isinstance(stage, Reduce) else [])]:
         if load.buffer is not None:
             yield load.buffer, load.layout, load.terms
@@ -222,6 +255,10 @@ def writes(stage: Stage) -> Iterator[tuple[int, Layout]]:
     """Every (buffer, layout) a stage writes."""
     if isinstance(stage, Gemm):
         yield stage.c.buffer, _target(stage)
+        return
+    if isinstance(stage, Exchange):
+        yield stage.target, Layout.packed((stage.written,))
+        yield FLAGS, Layout.packed((1,))  # keeps collectives in order
         return
     for store in stage.stores:
         yield store.buffer, store.layout
@@ -251,6 +288,11 @@ def describe(stage: Stage) -> str:
         return (
             f"gemm {stage.batch}x({stage.m}x{stage.n}x{stage.k}) {stage.dtype}\n"
             f"  {c} {'+=' if stage.accumulate else '='} {a} @ {b}"
+        )
+    if isinstance(stage, Exchange):
+        return (
+            f"{stage.collective} {stage.dtype}[{stage.count}] in group {stage.group}\n"
+            f"  b{stage.target} = b{stage.source}"
         )
     space = "x".join(map(str, stage.shape)) or "1"
     lines = [f"map {space}" if isinstance(stage, Map) else f"reduce {space} keeping {stage.kept}"]

@@ -49,7 +49,7 @@ def stored_values(graph: Graph) -> set[Value]:
         for v in node.inputs:
             if v.is_constant:
                 continue
-            if node.op.contract:
+            if node.op.contract or node.op.exchange is not None:
                 in_memory.add(v)
             elif node.op.view is not None:
                 if any(out in in_memory for out in node.outputs):

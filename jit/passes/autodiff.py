@@ -203,7 +203,7 @@ def partition(joint: Graph, inputs: int, outputs: int) -> Partition:
     for node in joint.nodes:
         if not late.isdisjoint(node.inputs):
             late.update(node.outputs)
-        elif all(v.is_constant or v in free for v in node.inputs):
+        elif node.op.exchange is None and all(v.is_constant or v in free for v in node.inputs):
             free.update(node.outputs)
     needed = set(joint.outputs[outputs:])
     backward: list[Node] = []

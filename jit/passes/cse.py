@@ -1,7 +1,7 @@
 """Common subexpressions: equal calls on equal operands are computed once.
 
 Ops are pure (random ones take their seed and offset as operands), so equal calls are equal
-values."""
+values.  Collectives stay apart: other ranks count them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def cse(graph: Graph) -> Graph:
     """`graph` with every repeated call replaced by the first one."""
     seen: dict[Any, list[Value]] = {}
 
-    def rewrite(builder: Builder, node: Node, inputs: list[Value]) -> list[Value]:
+    def rewrite(builder: Builder, node: Node, inputs: list[Value]) -> list[Value] | None:
+        if node.op.exchange is not None:
+            return None
         attrs = tuple((k, repr(v)) for k, v in sorted(node.attrs.items()))
         key = (node.op.name, tuple(map(_key, inputs)), attrs)
         if key not in seen:

@@ -10,10 +10,11 @@ import numpy as np
 
 import eager
 from eager import _C
-from jit import debug
+from jit import collective, debug
+from jit.fusion.bodies import EXCHANGE, FIRST, GEMM
 from jit.fusion.program import Program
 from jit.fusion.schedule import describe_schedule
-from jit.fusion.tile import describe_plan
+from jit.fusion.tile import Exchange, describe_plan
 from jit.runtime import native
 
 
@@ -62,8 +63,12 @@ class Executable:
         debug.show(3, "schedule", describe_schedule(plan, program.schedule))
         debug.show(3, "figures", self.stats)
         for i, body in enumerate(program.bodies if debug.level() >= 4 else ()):
-            debug.show(4, f"body {i + 1}", native.source(body))
-        self._native = _launcher(program, [0, *native.addresses(program.bodies)])
+            debug.show(4, f"body {i + FIRST}", native.source(body))
+        # what the instructions of collectives point to
+        self._owners = [
+            x for s in plan.stages if isinstance(s, Exchange) for x in collective.owners(s)
+        ]
+        self._native = _launcher(program, [GEMM, EXCHANGE, *native.addresses(program.bodies)])
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
         """One launch.

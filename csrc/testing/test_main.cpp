@@ -1,7 +1,7 @@
 // Runs the registered tests whose names contain the first argument, or all.
 #include <cstring>
 
-#include "test.h"
+#include "testing/test.h"
 
 int main(int argc, char** argv) {
   int failures = 0, runs = 0;

@@ -1,0 +1,5 @@
+"""Training with several processes: `DistributedDataParallel`."""
+
+from eager.nn.parallel.distributed import DistributedDataParallel
+
+__all__ = ["DistributedDataParallel"]
