@@ -61,7 +61,8 @@ def report(title: str, seconds: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def all_reduce(rounds: int) -> dict[str, Any]:
-    """float32 sums of all sizes: ours, gloo, Open MPI, NumPy in a mapping all ranks share."""
+    """float32 sums of all sizes: ours, on its own tensors and on memory of NumPy, which peers
+    cannot map; gloo; Open MPI; NumPy in a mapping that all ranks share."""
     import numpy as np
     import torch
     import torch.distributed as gloo
@@ -84,6 +85,7 @@ def all_reduce(rounds: int) -> dict[str, Any]:
         theirs.fill_(0.0)
         array = np.zeros(n, np.float32)
         array.fill(0.0)
+        ordinary = eager.from_numpy(np.copy(array))
         window = MPI.Win.Allocate_shared(size, 1, comm=WORLD)
         shared = [
             np.frombuffer(window.Shared_query(r)[0], np.float32, n) for r in range(WORLD.size)
@@ -104,13 +106,22 @@ def all_reduce(rounds: int) -> dict[str, Any]:
         def ours_call(t: Any = ours) -> None:
             dist.all_reduce(t)
 
+        def staged_call(t: Any = ordinary) -> None:
+            dist.all_reduce(t)
+
         def gloo_call(t: Any = theirs) -> None:
             gloo.all_reduce(t)
 
         def mpi_call(a: Any = array) -> None:
             WORLD.Allreduce(MPI.IN_PLACE, a)
 
-        cases = {"eager": ours_call, "gloo": gloo_call, "openmpi": mpi_call, "numpy": in_mapping}
+        cases = {
+            "eager": ours_call,
+            "foreign memory": staged_call,
+            "gloo": gloo_call,
+            "openmpi": mpi_call,
+            "numpy": in_mapping,
+        }
         results[str(size)] = report(f"all_reduce {size} B", interleaved(cases, rounds))
         del shared, parts
         window.Free()

@@ -14,10 +14,12 @@ const char* const kNames[] = {"one_shot", "direct", "ring", "halving_doubling", 
 const std::string kKinds[] = {"mapped", "copied", "network", "mixed"};
 
 const char* const kBuiltIn =
-    "mapped - 8192 one_shot\n"
+    "mapped - 16384 one_shot\n"
     "mapped - - direct\n"
     "copied 2 262144 one_shot\n"
-    "copied 8 65536 one_shot\n"
+    "copied 2 - direct\n"
+    "copied 8 16384 one_shot\n"
+    "copied 8 8388608 ring\n"
     "copied - - direct\n"
     "network 2 131072 one_shot\n"
     "network 4 65536 one_shot\n"

@@ -4,16 +4,16 @@
 #include <cstring>
 #include <string>
 
-#include "core/half.h"
 #include "error.h"
+#include "numeric/half.h"
 
 #define EAGER_INLINE inline __attribute__((always_inline))
 
 namespace eager::comm {
 namespace {
 
-using core::bf16;
-using core::f16;
+using numeric::bf16;
+using numeric::f16;
 
 // How an element is kept in memory and in which type it is combined.
 template <class S, class A>
@@ -26,13 +26,13 @@ struct Plain {
 struct Half {
   using Stored = uint16_t;
   using Value = float;
-  static EAGER_INLINE float load(uint16_t x) { return core::to_float(f16{x}); }
+  static EAGER_INLINE float load(uint16_t x) { return numeric::to_float(f16{x}); }
   static EAGER_INLINE uint16_t store(float x) {
-    // As core::to_f16, without branches, so that the compiler makes vectors of it.
-    const uint32_t u = core::detail::float_bits(x);
+    // As numeric::to_f16, without branches, so that the compiler makes vectors of it.
+    const uint32_t u = numeric::detail::float_bits(x);
     const uint32_t sign = (u >> 16) & 0x8000, magnitude = u & 0x7fffffff;
     const uint32_t tiny =
-        core::detail::float_bits(core::detail::bits_float(magnitude) + 0.5f) - 0x3f000000;
+        numeric::detail::float_bits(numeric::detail::bits_float(magnitude) + 0.5f) - 0x3f000000;
     const uint32_t normal = (magnitude - 0x38000000 + 0xfff + ((magnitude >> 13) & 1)) >> 13;
     uint32_t h = magnitude < 0x38800000 ? tiny : normal;
     h = magnitude >= 0x477ff000 ? 0x7c00 : h;
@@ -43,8 +43,8 @@ struct Half {
 struct Brain {
   using Stored = uint16_t;
   using Value = float;
-  static EAGER_INLINE float load(uint16_t x) { return core::to_float(bf16{x}); }
-  static EAGER_INLINE uint16_t store(float x) { return core::to_bf16(x).bits; }
+  static EAGER_INLINE float load(uint16_t x) { return numeric::to_float(bf16{x}); }
+  static EAGER_INLINE uint16_t store(float x) { return numeric::to_bf16(x).bits; }
 };
 struct Bool {
   using Stored = uint8_t;

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/error.h"
 #include "comm/group.h"
 #include "comm/mesh.h"
 #include "comm/store.h"

@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "comm/group.h"
-#include "core/half.h"
 #include "local_fabric.h"
+#include "numeric/half.h"
 #include "testing/test.h"
 
 using namespace eager::test;
@@ -41,9 +41,9 @@ void write(DType t, std::byte* at, double value) {
     case DType::f64:
       return put(value);
     case DType::f16:
-      return put(eager::core::to_f16(float(value)));
+      return put(eager::numeric::to_f16(float(value)));
     case DType::bf16:
-      return put(eager::core::to_bf16(float(value)));
+      return put(eager::numeric::to_bf16(float(value)));
     case DType::i8:
       return put(int8_t(int64_t(value)));
     case DType::i16:

@@ -8,7 +8,7 @@
 
 #include "comm/error.h"
 #include "comm/reduce_kernels.h"
-#include "core/half.h"
+#include "numeric/half.h"
 #include "testing/test.h"
 
 using namespace eager::comm;
@@ -29,14 +29,14 @@ double read_float(DType t, const std::byte* at) {
       return x;
     }
     case DType::f16: {
-      eager::core::f16 x;
+      eager::numeric::f16 x;
       std::memcpy(&x, at, 2);
-      return eager::core::to_float(x);
+      return eager::numeric::to_float(x);
     }
     default: {
-      eager::core::bf16 x;
+      eager::numeric::bf16 x;
       std::memcpy(&x, at, 2);
-      return eager::core::to_float(x);
+      return eager::numeric::to_float(x);
     }
   }
 }
@@ -51,12 +51,12 @@ void write_float(DType t, std::byte* at, double value) {
       std::memcpy(at, &value, 8);
       break;
     case DType::f16: {
-      const eager::core::f16 x = eager::core::to_f16(f);
+      const eager::numeric::f16 x = eager::numeric::to_f16(f);
       std::memcpy(at, &x, 2);
       break;
     }
     default: {
-      const eager::core::bf16 x = eager::core::to_bf16(f);
+      const eager::numeric::bf16 x = eager::numeric::to_bf16(f);
       std::memcpy(at, &x, 2);
     }
   }
@@ -218,12 +218,12 @@ TEST(reduce_in_place_with_several_outputs) {
 
 TEST(reduce_rounds_halves_once) {
   // 2048 + 1 + 1 is 2050 in float32; rounding to float16 after each addition stays at 2048.
-  const eager::core::f16 big = eager::core::to_f16(2048), one = eager::core::to_f16(1);
+  const eager::numeric::f16 big = eager::numeric::to_f16(2048), one = eager::numeric::to_f16(1);
   const void* in[3] = {&big, &one, &one};
-  eager::core::f16 result{};
+  eager::numeric::f16 result{};
   void* out = &result;
   reduce(DType::f16, ReduceOp::sum, in, 3, &out, 1, 1, 0);
-  CHECK(eager::core::to_float(result) == 2050);
+  CHECK(eager::numeric::to_float(result) == 2050);
 }
 
 TEST(reduce_refuses_averages_of_integers) {
