@@ -8,9 +8,10 @@ import re
 import sys
 
 from benchmarks import distributed, elastic, harness, plot, startup
+from benchmarks.distributed import scale
 
 # Suites that do not fit the harness of one process a library.
-WHOLE = {"startup": startup, "distributed": distributed, "elastic": elastic}
+WHOLE = {"startup": startup, "distributed": distributed, "elastic": elastic, "scale": scale}
 
 
 def main() -> None:

@@ -419,6 +419,19 @@ def push(interpreter: Interpreter) -> Iterator[None]:
         _install(stack[-1] if stack else None)
 
 
+@contextmanager
+def hidden() -> Iterator[None]:
+    """Calls of this thread inside the context are seen by no interpreter."""
+    assert _install is not None
+    stack, _installed.stack = _installed.stack, []
+    _install(None)
+    try:
+        yield
+    finally:
+        _installed.stack = stack
+        _install(stack[-1] if stack else None)
+
+
 def interpreting() -> bool:
     """Whether an interpreter is installed in this thread."""
     return bool(_installed.stack)

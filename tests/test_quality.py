@@ -65,7 +65,7 @@ def test_core_knows_no_python(folder: str) -> None:
     """csrc/core and csrc/comm include neither Python, pybind11, csrc/bind nor each other."""
     other = {"core": "comm", "comm": "core"}[folder]
     allowed = re.compile(r'#include [<"](?!Python|pybind11|numpy|\.\./|bind/|' + other + "/)")
-    for file in (ROOT / "csrc" / folder).glob("*"):
+    for file in (ROOT / "csrc" / folder).rglob("*.[ch]*"):
         for line in file.read_text().splitlines():
             if line.startswith("#include"):
                 assert allowed.match(line), f"{file.name}: {line}"

@@ -243,9 +243,36 @@ def step(rounds: int) -> dict[str, Any]:
     return results
 
 
+def algorithms(rounds: int) -> dict[str, Any]:
+    """Every algorithm of all_reduce on memory that peers cannot map, over one transport."""
+    import numpy as np
+
+    import eager
+    import eager.distributed as dist
+
+    dist.init_process_group("rdma")
+    groups = {}
+    for name in ("one_shot", "direct", "ring", "halving_doubling"):
+        os.environ["EAGER_COMM_ALGORITHM"] = name
+        groups[name] = dist.new_group()
+    results = {}
+    for size in (1 << k for k in range(10, 25)):
+        tensors = {n: eager.from_numpy(np.zeros(size // 4, np.float32)) for n in groups}
+
+        def call(name: str, t: Any) -> Callable[[], None]:
+            return lambda: dist.all_reduce(t, group=groups[name])
+
+        cases = {n: call(n, t) for n, t in tensors.items() if n != "one_shot" or size <= 1 << 20}
+        results[str(size)] = report(f"all_reduce {size} B", interleaved(cases, rounds))
+    dist.destroy_process_group()
+    return results
+
+
 def main() -> None:
     """Runs the case that the command line names."""
-    case = {"all_reduce": all_reduce, "put": put, "step": step}[sys.argv[1]]
+    case = {"all_reduce": all_reduce, "put": put, "step": step, "algorithms": algorithms}[
+        sys.argv[1]
+    ]
     result = case(int(sys.argv[2]))
     if WORLD.rank == 0:
         print(json.dumps(result), flush=True)

@@ -108,9 +108,9 @@ GroupObject::Ticket GroupObject::take_id() {
   Ticket t;
   t.exchange = exchange_through(store_, key, size_t(place - ranks_.begin()), ranks_.size());
   const uint32_t id = agree_on_id(*ids_, t.exchange);
-  t.id = std::shared_ptr<uint32_t>(new uint32_t(id), [ids = ids_](uint32_t* number) {
+  t.id = std::shared_ptr<uint32_t>(new uint32_t(id), [ids = ids_, mesh = mesh_](uint32_t* number) {
     std::lock_guard<std::mutex> lock(ids->mutex);
-    ids->taken.reset(*number);
+    if (!mesh->failed(*number)) ids->taken.reset(*number);
     delete number;
   });
   return t;

@@ -112,8 +112,9 @@ class Fabric {
   // waits for; "in flight" in the text names op, group and sequence.  Never returns early.
   virtual void wait(int peer, uint32_t counter, uint32_t value, const Waiting&) = 0;
 
-  // A new group gets this number: what peers reported of an earlier one's failure is forgotten.
-  virtual void forget(uint32_t group) { static_cast<void>(group); }
+  // Whether an operation of the group with this number was given up, here or by a peer that said
+  // so.  Reports may still be under way, so a new group must not get the number.
+  virtual bool failed(uint32_t group) const { return group == UINT32_MAX; }
 
   // The lowest rank known to be lost, or -1, and why.
   virtual int lost(std::string* why = nullptr) const = 0;

@@ -137,7 +137,6 @@ Group::Group(Fabric& fabric, std::vector<int> ranks, uint32_t id, const Exchange
     : impl_(std::make_unique<Impl>(fabric, ranks, place_of(fabric, ranks, id), id, options)) {
   Impl& g = *impl_;
   const Waiting waiting = g.waiting("Group");
-  fabric.forget(id);
   if (g.n > 1) g.channels.join(exchange(g.channels.introduce()), waiting);
   look_around(g, ranks, waiting);
   Call call(Op::init, uint64_t(g.n));

@@ -125,9 +125,16 @@ void Liveness::failed(int peer, Failure f) {
   answered_.notify_all();
 }
 
-void Liveness::forget(uint32_t group) {
+void Liveness::give_up(uint32_t group) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  for (int p = 0; p < size_; ++p) at(p).failures.erase(group);
+  given_up_.insert(group);
+}
+
+bool Liveness::failed(uint32_t group) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  bool known = given_up_.count(group) > 0;
+  for (int p = 0; p < size_; ++p) known |= at(p).failures.count(group) > 0;
+  return known;
 }
 
 void Liveness::left(int peer) {

@@ -13,6 +13,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -54,7 +55,8 @@ class Liveness {
   void heard(int peer);  // anything
   void heartbeat(int peer, uint64_t answer, std::vector<WaitReport>);
   void failed(int peer, Failure);
-  void forget(uint32_t group);  // a new group has that number
+  void give_up(uint32_t group);  // this rank did
+  bool failed(uint32_t group) const;
   void left(int peer);
   void gone(int peer);                          // left, and all that it sent has been read
   bool lose(int peer, const std::string& why);  // false if it was lost or had left before
@@ -112,6 +114,7 @@ class Liveness {
   mutable std::mutex mutex_;
   std::condition_variable answered_;
   std::list<std::pair<WaitReport, Clock::time_point>> waits_;
+  std::set<uint32_t> given_up_;  // groups
   uint64_t asked_ = 0;
 };
 

@@ -120,6 +120,7 @@ const Region& Mesh::Impl::add(std::unique_ptr<OwnedRegion> region) {
 }
 
 void Mesh::Impl::give_up(const Error& e, const Waiting& w) {
+  liveness.give_up(w.group);
   const std::string payload = encode_failure({w.group, e.peer, reason_of(e)});
   for (int p = 0; p < options.size; ++p)
     if (at(p).control && liveness.alive(p)) tell(p, Message::failed, payload);
@@ -371,7 +372,7 @@ void Mesh::wait(int peer, uint32_t counter, uint32_t value, const Waiting& w) {
       });
 }
 
-void Mesh::forget(uint32_t group) { impl_->liveness.forget(group); }
+bool Mesh::failed(uint32_t group) const { return impl_->liveness.failed(group); }
 
 int Mesh::lost(std::string* why) const { return impl_->liveness.lost(why); }
 

@@ -59,7 +59,7 @@ class Mesh final : public Fabric {
   void sent(int peer, uint64_t ticket, const Waiting&) override;
   uint32_t arrived(int peer, uint32_t counter) const override;
   void wait(int peer, uint32_t counter, uint32_t value, const Waiting&) override;
-  void forget(uint32_t group) override;
+  bool failed(uint32_t group) const override;
   int lost(std::string* why = nullptr) const override;
 
   Duration timeout() const;

@@ -10,122 +10,32 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterator
 
 import numpy as np
+import suite_static  # noqa: F401  registers its sections
+from suite_tools import (
+    LARGE,
+    SECTIONS,
+    SIZES,
+    cases,
+    combined,
+    count_checks,
+    data,
+    holds,
+    mine,
+    raises,
+    ranks,
+    same,
+    section,
+    tensor,
+    tolerance,
+)
 
 import eager
 import eager.distributed as dist
 from eager.distributed import ReduceOp
 from eager.distributed.errors import Mismatch
 from eager.errors import ArgumentError, AutogradError, DTypeError, EagerError, ShapeError
-
-SECTIONS: dict[str, Callable[[], None]] = {}
-FLOATS = (eager.float32, eager.float64, eager.float16, eager.bfloat16)
-INTEGERS = (eager.int8, eager.uint8, eager.int16, eager.int32, eager.int64)
-DTYPES = (*FLOATS, *INTEGERS, eager.bool)
-OPS = (ReduceOp.SUM, ReduceOp.AVG, ReduceOp.MIN, ReduceOp.MAX, ReduceOp.PRODUCT)
-SIZES = (0, 1, 2, 7, 1000, 4099)
-LARGE = (70_001, (1 << 18) + 5, 1 << 20)  # of float32: 280 kB to 4 MB
-checks = 0
-
-
-def section(f: Callable[[], None]) -> Callable[[], None]:
-    SECTIONS[f.__name__] = f
-    return f
-
-
-def same(result: eager.Tensor, expected: np.ndarray, what: object, tolerance: float = 0.0) -> None:
-    """One check; tolerance 0 means bit for bit."""
-    global checks
-    checks += 1
-    got = result.detach().contiguous().numpy()
-    assert got.shape == expected.shape, (what, got.shape, expected.shape)
-    if tolerance == 0.0:
-        equal = np.array_equal(got, expected)
-    else:
-        wide = expected.astype(np.float64)
-        equal = np.allclose(got.astype(np.float64), wide, rtol=tolerance, atol=tolerance)
-    assert equal, f"rank {dist.get_rank()}: {what}: {got.ravel()[:8]} not {expected.ravel()[:8]}"
-
-
-def holds(truth: bool, what: object) -> None:
-    global checks
-    checks += 1
-    assert truth, f"rank {dist.get_rank()}: {what}"
-
-
-def raises(error: type[BaseException], call: Callable[[], object], *words: str) -> str:
-    global checks
-    checks += 1
-    try:
-        call()
-    except error as caught:
-        text = str(caught)
-        assert all(w in text for w in words), text
-        return text
-    raise AssertionError(f"rank {dist.get_rank()}: {error.__name__} was not raised")
-
-
-def data(rank: int, count: int, dtype: eager.dtype, seed: int = 0) -> np.ndarray:
-    """What `rank` holds: small whole numbers, so that sums are exact in every dtype and order."""
-    rng = np.random.default_rng([seed, rank, count])
-    low = -3 if dtype.is_signed or dtype.is_floating_point else 0
-    values = rng.integers(low, 4, count)
-    if dtype is eager.bool:
-        values = values % 2
-    return eager.tensor(values.tolist(), dtype=eager.int64).to(dtype).numpy()
-
-
-def tensor(values: np.ndarray) -> eager.Tensor:
-    return eager.from_numpy(np.array(values, copy=True))
-
-
-def mine(count: int, dtype: eager.dtype, seed: int = 0) -> eager.Tensor:
-    return tensor(data(dist.get_rank(), count, dtype, seed))
-
-
-def combined(columns: list[np.ndarray], op: ReduceOp) -> np.ndarray:
-    """The reduction over ranks, in NumPy, in the columns' dtype."""
-    dtype = columns[0].dtype
-    if dtype == np.bool_:
-        either = op in (ReduceOp.SUM, ReduceOp.MAX)
-        return np.logical_or.reduce(columns) if either else np.logical_and.reduce(columns)
-    wide = [c.astype(np.int64 if dtype.kind in "iu" else np.float64) for c in columns]
-    if op == ReduceOp.MIN:
-        total = np.minimum.reduce(wide)
-    elif op == ReduceOp.MAX:
-        total = np.maximum.reduce(wide)
-    elif op == ReduceOp.PRODUCT:
-        total = np.multiply.reduce(wide)
-    else:
-        total = np.add.reduce(wide)
-    if op == ReduceOp.AVG:
-        total = total / len(columns)
-    return total.astype(dtype)
-
-
-def tolerance(dtype: eager.dtype, op: ReduceOp) -> float:
-    """Only quotients are rounded, and how is left to the backend."""
-    if op != ReduceOp.AVG:
-        return 0.0
-    return {2: 1e-2, 4: 1e-6, 8: 1e-14}[dtype.itemsize]
-
-
-def ranks() -> range:
-    return range(dist.get_world_size())
-
-
-def cases() -> Iterator[tuple[int, eager.dtype, ReduceOp]]:
-    for dtype in DTYPES:
-        for op in OPS:
-            if op == ReduceOp.AVG and not dtype.is_floating_point:
-                continue
-            for count in (1, 37):
-                yield count, dtype, op
-    for count in SIZES:
-        yield count, eager.float32, ReduceOp.SUM
-        yield count, eager.bfloat16, ReduceOp.SUM
 
 
 @section
@@ -585,75 +495,6 @@ def mismatch() -> None:
         again()
 
 
-@section
-def plans() -> None:
-    size, me = dist.get_world_size(), dist.get_rank()
-    backend = dist.group.WORLD.backend
-    for count in (1, 1000, 300_007):
-        buffer = backend.allocate(4 * (count * size + 3))
-        x = buffer.tensor((count,), eager.float32, 4)
-        plan = backend.plan_all_reduce(buffer, 4, count, eager.float32, ReduceOp.SUM)
-        for turn in range(3):
-            x.copy_(mine(count, eager.float32, turn))
-            if turn == 0:
-                plan.run()
-            elif turn == 1:
-                plan.start()
-                plan.finish()
-            else:
-                plan.run_async().wait()
-            columns = [data(r, count, eager.float32, turn) for r in ranks()]
-            same(x, combined(columns, ReduceOp.SUM), ("plan_all_reduce", count, turn))
-        whole = buffer.tensor((size, count), eager.float32)
-        plan = backend.plan_reduce_scatter(buffer, 0, count, eager.float32, ReduceOp.AVG)
-        whole.copy_(mine(count * size, eager.float32).reshape(size, count))
-        plan.run()
-        columns = [data(r, count * size, eager.float32) for r in ranks()]
-        expected = combined(columns, ReduceOp.AVG).reshape(size, count)[me]
-        same(whole[me], expected, ("plan_reduce_scatter", count), 1e-6)
-        plan = backend.plan_all_gather(buffer, 0, count, eager.float32)
-        whole.zero_()
-        whole[me] = mine(count, eager.float32)
-        plan.run()
-        expected = np.stack([data(r, count, eager.float32) for r in ranks()])
-        same(whole, expected, ("plan_all_gather", count))
-    raises(ArgumentError, lambda: buffer.tensor((1 << 40,), eager.float32), "bytes")
-    raises(ArgumentError, lambda: buffer.tensor((1,), eager.float32, 1), "multiple")
-
-
-@section
-def ddp() -> None:
-    """Two steps of training: every rank a part of the batch, against all of it on one rank."""
-    import eager.nn as nn
-    from eager.nn.parallel import DistributedDataParallel
-
-    size, me = dist.get_world_size(), dist.get_rank()
-
-    def model() -> nn.Module:
-        net = nn.Sequential(nn.Linear(12, 64), nn.ReLU(), nn.Linear(64, 3))
-        rng = np.random.default_rng(5)
-        with eager.no_grad():
-            for p in net.parameters():
-                p.copy_(tensor(rng.standard_normal(tuple(p.shape)).astype(np.float32) / 4))
-        return net
-
-    def train(net: nn.Module, rows: slice) -> None:
-        optimizer = eager.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
-        for step in range(2):
-            rng = np.random.default_rng(step)
-            x = tensor(rng.standard_normal((8 * size, 12)).astype(np.float32)[rows])
-            y = tensor(rng.standard_normal((8 * size, 3)).astype(np.float32)[rows])
-            optimizer.zero_grad()
-            ((net(x) - y) ** 2).mean().backward()
-            optimizer.step()
-
-    alone, shared = model(), model()
-    train(alone, slice(0, None))
-    train(DistributedDataParallel(shared), slice(8 * me, 8 * (me + 1)))
-    for a, b in zip(alone.parameters(), shared.parameters(), strict=True):
-        same(b, a.detach().numpy(), "ddp", 1e-5)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--backend", default="rdma")
@@ -663,15 +504,15 @@ def main() -> None:
     dist.init_process_group(given.backend, given.init_method)
     holds(dist.is_initialized() and dist.get_backend() == given.backend, "backend")
     for name in given.sections or SECTIONS:
-        before = checks
+        before = count_checks()
         SECTIONS[name]()
-        print(f"{name}: {checks - before} checks", flush=True)
+        print(f"{name}: {count_checks() - before} checks", flush=True)
     me = dist.get_rank()
     holds(math.isfinite(sum(dist.info()["stats"].values())), "stats")
     print(repr(dist.info()), flush=True)
     dist.destroy_process_group()
     holds(not dist.is_initialized(), "left")
-    print(f"SUITE OK rank {me} ({checks} checks)", flush=True)
+    print(f"SUITE OK rank {me} ({count_checks()} checks)", flush=True)
 
 
 if __name__ == "__main__":

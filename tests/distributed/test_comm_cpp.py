@@ -13,7 +13,8 @@ pytestmark = pytest.mark.xdist_group("comm_cpp")  # one build after another
 OPTIONS = {
     "ASAN_OPTIONS": "detect_leaks=1:detect_stack_use_after_return=1",
     "UBSAN_OPTIONS": "print_stacktrace=1",
-    "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1",
+    "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1:suppressions="
+    + str(ROOT / "csrc/comm/tests/tsan.supp"),
 }
 
 

@@ -91,6 +91,7 @@ class LocalFabric final : public Fabric {
   LocalFabric(LocalWorld& world, int rank) : world_(world), rank_(rank) {}
   ~LocalFabric() override {
     for (auto& [id, region] : regions_) std::free(region.base);
+    for (std::byte* base : released_) std::free(base);
   }
   int rank() const override { return rank_; }
   int size() const override { return world_.size_; }
@@ -108,9 +109,10 @@ class LocalFabric final : public Fabric {
     const uint32_t id = ++last_id_;
     return regions_[id] = Region{id, base, length};
   }
+  // The memory stays until the end, as a mapping does that a peer may still be writing to.
   void release(const Region& region) override {
     const std::lock_guard lock(mutex_);
-    std::free(region.base);
+    released_.push_back(region.base);
     regions_.erase(region.id);
   }
   const Region* find(const void* data, size_t length) const override {
@@ -221,6 +223,7 @@ class LocalFabric final : public Fabric {
   const int rank_;
   mutable std::mutex mutex_;
   std::map<uint32_t, Region> regions_;
+  std::vector<std::byte*> released_;
   uint32_t last_id_ = 0;
 };
 

@@ -122,8 +122,6 @@ class DistributedDataParallel(Module):
         training = eager.is_grad_enabled()
         if training:
             reducer.armed = self.require_backward_grad_sync
-            if reducer.armed:
-                reducer.rebuild()
         if self.broadcast_buffers and reducer.armed:
             self._send_buffers()
         result = self.module(*inputs, **kwargs)

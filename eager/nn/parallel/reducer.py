@@ -83,7 +83,7 @@ class Reducer:
         self._used: Tensor = eager.zeros(max(1, len(self.parameters)), dtype=eager.uint8)
         self._arrived: list[int] = []  # in this round
         self._expected: set[int] | None = None  # what this round's graph reaches; None: all
-        self._order: list[int] | None = []  # of arrival in the first round; None: settled
+        self._settled = False  # whether the order of buckets is final
         self._round: _Round | None = None
         self._home: dict[int, tuple[Bucket, Tensor]] = {}
         self._build(assign(self.parameters, reversed(range(len(self.parameters))), limit))
@@ -113,19 +113,26 @@ class Reducer:
                         view.copy_(p.grad)
                         p.grad = view
 
-    def rebuild(self) -> None:
-        """After the first round: buckets in the order in which gradients arrived on rank 0.
+    def _settle(self, order: Sequence[int] | None) -> None:
+        """At the end of the first round: buckets in the order in which gradients arrived on rank 0,
+        or as they are if some rank cannot tell (None).
 
-        Collective.  Nothing to do if that is the order there was."""
-        order = self._order
-        if order is None or not order or graph.recording():
+        Collective, and seen by no trace."""
+        if self._settled:
             return
-        self._order = None
-        shared = eager.tensor(order, dtype=eager.int64)
-        self.backend.broadcast(shared, 0)
-        members = assign(self.parameters, shared.tolist(), self.limit)
-        if members != [b.members for b in self.buckets]:
-            self._build(members)
+        self._settled = True
+        if self.backend.size == 1:
+            return
+        with eager.op.hidden():
+            told = eager.tensor(int(order is not None), dtype=eager.int64)
+            self.backend.all_reduce(told, ReduceOp.MIN)
+            if not told.item():
+                return
+            shared = eager.tensor(order, dtype=eager.int64)
+            self.backend.broadcast(shared, 0)
+            members = assign(self.parameters, shared.tolist(), self.limit)
+            if members != [b.members for b in self.buckets]:
+                self._build(members)
 
     # --- a round ---------------------------------------------------------------------------------
 
@@ -203,6 +210,7 @@ class Reducer:
         missing = [i for i in range(len(self.parameters)) if i not in round_.seen]
         if round_.recording:
             self._record(missing)
+            self._settle(None)  # the program knows these buckets
             return
         began = time.perf_counter()
         if missing and not self.find_unused and not self.static:
@@ -220,8 +228,7 @@ class Reducer:
             if p.grad is None and used is not None and used[i]:
                 p.grad = view
         self.waited += time.perf_counter() - began
-        if self._order == [] and not missing:
-            self._order = round_.order
+        self._settle(None if missing else round_.order)
 
     def _share_used(self, missing: Sequence[int]) -> list[int]:
         """For each parameter whether some rank has a gradient for it."""
@@ -236,7 +243,6 @@ class Reducer:
         """The one place that a trace sees: the reductions of a round, as ops.
 
         The compiled program runs each where backward has written the bucket's last gradient."""
-        self._order = None  # the program knows these buckets
         if (missing and self.find_unused) or self.hook is not None:
             raise helpful(
                 ArgumentError, "DistributedDataParallel", "this step cannot be compiled",

@@ -1,0 +1,56 @@
+"""The alpha-beta model agrees with itself: simulation against closed forms, fit against truth."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+FILE = Path(__file__).resolve().parents[1] / "benchmarks/distributed/model.py"
+SPEC = importlib.util.spec_from_file_location("scale_model", FILE)
+assert SPEC is not None and SPEC.loader is not None
+model = importlib.util.module_from_spec(SPEC)
+sys.modules["scale_model"] = model
+SPEC.loader.exec_module(model)
+Network, Point = model.Network, model.Point
+
+NET = Network(alpha=3e-6, beta=4e-11, gamma=2e-11)
+
+
+@pytest.mark.parametrize("algorithm", sorted(model.CLOSED))
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 8, 13, 64, 100, 512])
+@pytest.mark.parametrize("size", [0, 4096, 1 << 24])
+def test_without_jitter_the_simulation_gives_the_closed_form(algorithm, n, size):
+    simulated = model.simulate(algorithm, n, size, NET)
+    assert simulated == pytest.approx(model.CLOSED[algorithm](n, size, NET), rel=1e-9)
+
+
+@pytest.mark.parametrize("algorithm", sorted(model.CLOSED))
+def test_jitter_costs_time(algorithm):
+    calm = model.simulate(algorithm, 64, 4096, NET)
+    assert model.simulate(algorithm, 64, 4096, NET, jitter=0.5) > calm
+
+
+def test_every_message_arrives_where_the_algorithm_needs_it():
+    """Following the messages of the ring, every rank's number reaches every rank."""
+    n = 6
+    known = [{r} for r in range(n)]
+    for step in model.rounds("ring", n, 1.0):
+        before = [set(k) for k in known]
+        for source, to in enumerate(step.to):
+            known[to] |= before[source]
+    assert all(k == set(range(n)) for k in known)
+
+
+def test_the_fit_finds_what_made_the_points():
+    truth = model.Fit(
+        2, [2, 4], [4e-7, 3e-6], [2e-7, 1e-6], [3e-11, 4e-11, 5e-11, 7e-11, 9e-11, 2e-10],
+        {"direct": 1.0, "one_shot": 1.3, "ring": 1.1},
+    )  # fmt: skip
+    points = [
+        Point(a, n, 1 << b, truth.predict(a, n, 1 << b))
+        for a in truth.factor for n in truth.ranks for b in range(10, 25)
+    ]  # fmt: skip
+    found = model.fit(points[::2], cores=2)
+    assert np.max(model.errors(found, points)) < 0.02
