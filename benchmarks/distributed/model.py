@@ -144,13 +144,9 @@ class Point(NamedTuple):
     seconds: float
 
 
-MESSAGES: dict[str, Callable[[int], float]] = {
-    "one_shot": lambda _: 1.0,
-    "direct": lambda _: 2.0,
-    "ring": lambda n: 2.0 * (n - 1),
-    "halving_doubling": lambda n: 2.0 * math.ceil(math.log2(n)),
-}
-"""Messages in a row."""
+INLINE = 8192
+"""Bytes that travel with the opening round of a collective; more follow in messages of their
+own."""
 
 TRAFFIC: dict[str, Callable[[int], float]] = {
     "one_shot": lambda n: 2.0 * (n - 1),
@@ -160,9 +156,9 @@ TRAFFIC: dict[str, Callable[[int], float]] = {
         3.0 * (1 - 0.5 ** math.floor(math.log2(n))) + (0.0 if n & (n - 1) == 0 else 3.0)
     ),
 }
-"""Bytes a rank moves or combines, per byte of the vector: what it sends, and what it combines."""
+"""Bytes a rank sends and combines, per byte of the vector: the closed forms' factors."""
 
-KNOTS = np.log2(np.array([2**14, 2**17, 2**20, 2**22, 2**24, 2**26]))
+KNOTS = np.log2(np.array([2**14, 2**16, 2**18, 2**20, 2**22, 2**24, 2**26]))
 """Log of the bytes of all ranks' vectors at which the time per byte is fitted: it depends on
 which cache holds them."""
 
@@ -172,45 +168,48 @@ class Fit:
     """Parameters of one machine.
 
     Attributes:
-        cores: ranks beyond them take turns.
         ranks: the numbers of ranks there are latencies for.
-        alpha: seconds a message, for each of `ranks`: more ranks than cores wait for each other.
-        call: seconds of a call that has nothing to do, for each of `ranks`.
-        beta: seconds a byte at each of `KNOTS`.
-        factor: of each algorithm, how much dearer its bytes are than those of the first.
+        alpha: per algorithm, for each of `ranks`: seconds of all its messages when they carry
+            nothing.  Ranks beyond the number of cores wait for each other's turns.
+        follow: the same, of the messages beyond `INLINE` bytes.
+        beta: per algorithm, seconds a byte at each of `KNOTS`.
+        turns: per algorithm, for each of `ranks`, how much longer bytes take because ranks share
+            cores.
     """
 
-    cores: int
     ranks: list[int]
-    alpha: list[float]
-    call: list[float]
-    beta: list[float]
-    factor: dict[str, float]
+    alpha: dict[str, list[float]]
+    follow: dict[str, list[float]]
+    beta: dict[str, list[float]]
+    turns: dict[str, list[float]]
 
     def predict(self, algorithm: str, ranks: int, size: int) -> float:
         """Seconds of an all_reduce."""
         i = self.ranks.index(ranks)
-        per_byte = float(np.exp(np.interp(math.log2(ranks * size), KNOTS, np.log(self.beta))))
-        turns = max(1.0, ranks / self.cores)
-        moved = TRAFFIC[algorithm](ranks) * size * per_byte * self.factor[algorithm] * turns
-        return self.call[i] + MESSAGES[algorithm](ranks) * self.alpha[i] + moved
+        log_beta = np.log(self.beta[algorithm])
+        per_byte = float(np.exp(np.interp(math.log2(ranks * size), KNOTS, log_beta)))
+        latency = self.alpha[algorithm][i] + (size > INLINE) * self.follow[algorithm][i]
+        return latency + TRAFFIC[algorithm](ranks) * size * per_byte * self.turns[algorithm][i]
 
 
-def fit(points: Sequence[Point], cores: int) -> Fit:
+def fit(points: Sequence[Point]) -> Fit:
     """The parameters that make relative errors least (squares of logarithms)."""
     from scipy.optimize import least_squares
 
     names = sorted({p.algorithm for p in points})
     ranks = sorted({p.ranks for p in points})
-    k = len(ranks)
+    k, m = len(ranks), KNOTS.size
 
     def unpack(x: Array) -> Fit:
-        e = np.exp(x)
-        factors = [1.0, *e[2 * k + KNOTS.size :]]
-        return Fit(
-            cores, ranks, list(e[:k]), list(e[k : 2 * k]), list(e[2 * k : 2 * k + KNOTS.size]),
-            dict(zip(names, factors, strict=True)),
-        )  # fmt: skip
+        e = iter(np.exp(x).tolist())
+
+        def take(n: int) -> list[float]:
+            return [next(e) for _ in range(n)]
+
+        alpha = {name: take(k) for name in names}
+        follow = {name: take(k) for name in names}
+        beta = {name: take(m) for name in names}
+        return Fit(ranks, alpha, follow, beta, {name: [1.0, *take(k - 1)] for name in names})
 
     def residuals(x: Array) -> Array:
         model = unpack(x)
@@ -218,9 +217,8 @@ def fit(points: Sequence[Point], cores: int) -> Fit:
             [math.log(model.predict(*p[:3]) / p.seconds) for p in points], dtype=np.float64
         )
 
-    start = np.log(
-        [1e-6] * k + [1e-7] * k + [1e-10] * KNOTS.size + [1.0] * (len(names) - 1)
-    )  # fmt: skip
+    n = len(names)
+    start = np.log([1e-6] * (2 * k * n) + [1e-10] * (m * n) + [1.5] * ((k - 1) * n))
     found = least_squares(residuals, start, loss="soft_l1", f_scale=0.1)
     return unpack(found.x)
 

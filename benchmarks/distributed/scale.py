@@ -76,7 +76,7 @@ def run(command: str, rounds: int) -> Path:
     del os.environ["EAGER_COMM_TRANSPORT"]
     sizes = sorted({p.size for p in points})
     known = set(sizes[::2]) | {sizes[-1]}
-    fitted = model.fit([p for p in points if p.size in known], os.cpu_count() or 1)
+    fitted = model.fit([p for p in points if p.size in known])
     unseen = [p for p in points if p.size not in known]
     record: dict[str, Any] = {
         "suite": "scale", "command": command, "date": time.strftime("%Y-%m-%d"),
@@ -108,7 +108,7 @@ def draw(path: Path, fitted: model.Fit, points: list[Point], simulated: dict[str
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4))
-    for i, name in enumerate(fitted.factor):
+    for i, name in enumerate(fitted.beta):
         mine = [p for p in points if p.algorithm == name and p.ranks == 4]
         x = [p.size for p in mine]
         left.loglog(x, [p.seconds * 1e6 for p in mine], "o", ms=4, color=f"C{i}")
