@@ -13,6 +13,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,16 @@ def ranks(n: int, *arguments: str) -> dict[str, Any]:
     return result
 
 
+@contextmanager
+def forced(transport: str) -> Iterator[None]:
+    """Ranks started inside use this transport."""
+    os.environ["EAGER_COMM_TRANSPORT"] = transport
+    try:
+        yield
+    finally:
+        del os.environ["EAGER_COMM_TRANSPORT"]
+
+
 def run(command: str, rounds: int) -> Path:
     """Measures everything and writes ``results/distributed.json``."""
     record: dict[str, Any] = {
@@ -64,6 +76,9 @@ def run(command: str, rounds: int) -> Path:
     for n in (2, 4):
         print(f"-- all_reduce, {n} ranks", flush=True)
         record[f"all_reduce, {n} ranks"] = ranks(n, "all_reduce", str(rounds))
+    print("-- all_reduce over tcp, 2 ranks", flush=True)
+    with forced("tcp"):
+        record["all_reduce over tcp, 2 ranks"] = ranks(2, "all_reduce", str(rounds))
     print("-- put, 2 ranks", flush=True)
     record["put, 2 ranks"] = ranks(2, "put", str(rounds))
     print("-- training step, 2 ranks", flush=True)

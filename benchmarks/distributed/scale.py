@@ -8,7 +8,6 @@ compares its predictions with the sizes left out, and tabulates *simulated* all_
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import time
 from pathlib import Path
@@ -66,14 +65,13 @@ def table(net: Network) -> dict[str, Any]:
 def run(command: str, rounds: int) -> Path:
     """Measures, fits, simulates; writes ``results/scale.json`` and a plot."""
     points: list[Point] = []
-    os.environ["EAGER_COMM_TRANSPORT"] = "shm"
     for n in (2, 3, 4):
         print(f"-- shared memory, {n} ranks", flush=True)
-        points += measured(distributed.ranks(n, "algorithms", str(rounds)), n)
-    os.environ["EAGER_COMM_TRANSPORT"] = "tcp"
+        with distributed.forced("shm"):
+            points += measured(distributed.ranks(n, "algorithms", str(rounds)), n)
     print("-- tcp, 2 ranks", flush=True)
-    tcp = fit_network(measured(distributed.ranks(2, "algorithms", str(rounds)), 2))
-    del os.environ["EAGER_COMM_TRANSPORT"]
+    with distributed.forced("tcp"):
+        tcp = fit_network(measured(distributed.ranks(2, "algorithms", str(rounds)), 2))
     sizes = sorted({p.size for p in points})
     known = set(sizes[::2]) | {sizes[-1]}
     fitted = model.fit([p for p in points if p.size in known])

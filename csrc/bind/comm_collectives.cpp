@@ -259,6 +259,7 @@ void bind_comm_groups(py::module_& m) {
            [](const GroupObject& g, size_t bytes) { return g.get()->algorithm(bytes); })
       .def("set_timeout",
            [](const GroupObject& g, double t) { g.get()->set_timeout(to_duration(t)); })
+      .def("lost", [](const GroupObject& g) { return g.mesh() ? g.mesh()->lost() : -1; })
       .def("stats",
            [](const GroupObject& g) {
              g.get();

@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eager import Tensor
-from eager.distributed.errors import Timeout
+from eager.distributed.errors import PeerLost, Timeout
 from eager.errors import ArgumentError, EagerError, SerializationError, helpful
 from eager.serialization import load_file, load_metadata, save_file
 
@@ -129,7 +129,7 @@ def save(
     Raises:
         ArgumentError: an entry cannot be saved, or `keep` is below 1.
         SerializationError: a file cannot be written; on all ranks unless `async_`.
-        Timeout: a rank did not report.  Nothing then has the final name.
+        Timeout, PeerLost: a rank did not report.  Nothing then has the final name.
     """
     if keep is not None and keep < 1:
         raise helpful(ArgumentError, "checkpoint.save", "keep must leave something",
@@ -147,7 +147,8 @@ def save(
     nonce = everyone[0][1]
     mine = _share([entry[0] for entry in everyone], rank)
     snapshot = {n: tensors[n].detach().clone() if async_ else tensors[n].detach() for n in mine}
-    shard = _Shard(target.parent / f"{_HIDDEN}{target.name}-{nonce}", rank, size, target)
+    folder = target.parent / f"{_HIDDEN}{target.name}-{nonce}"
+    shard = _Shard(folder, rank, size, target, None if group is None else group.backend.lost)
 
     def work() -> None:
         shard.write(snapshot, structure)
@@ -252,10 +253,14 @@ def _share(names: list[list[tuple[str, int]]], rank: int) -> list[str]:
 
 
 class _Shard:
-    """One rank's part in writing the checkpoint `target`."""
+    """One rank's part in writing the checkpoint `target`; ``lost()`` tells of a lost rank."""
 
-    def __init__(self, folder: Path, rank: int, size: int, target: Path) -> None:
+    def __init__(
+        self, folder: Path, rank: int, size: int, target: Path,
+        lost: Callable[[], int] | None,
+    ) -> None:  # fmt: skip
         self.folder, self.rank, self.size, self.target = folder, rank, size, target
+        self.lost = lost
 
     def write(self, tensors: dict[str, Tensor], structure: Any) -> None:
         """The shard, then the report that it is there."""
@@ -291,7 +296,7 @@ class _Shard:
             # What crashed writers have left, too: one job at a time writes here.
             for left in self.target.parent.glob(f"{_HIDDEN}*"):
                 shutil.rmtree(left, ignore_errors=True)
-        except Timeout:  # which is an OSError
+        except (Timeout, PeerLost):  # which are OSErrors
             raise
         except OSError as error:
             raise SerializationError(
@@ -303,6 +308,9 @@ class _Shard:
     def _await_reports(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         while missing := [r for r in range(self.size) if not self._report(r).exists()]:
+            if self.lost is not None and (gone := self.lost()) >= 0:
+                raise PeerLost(f"checkpoint.save: rank {gone} is lost; {self.target} is not made",
+                               gone)  # fmt: skip
             if time.monotonic() > deadline:
                 raise helpful(
                     Timeout, "checkpoint.save", f"no shard came from ranks {missing[:16]}",

@@ -13,7 +13,7 @@ import eager
 from eager import nn
 from eager.distributed import checkpoint
 from eager.distributed.checkpoint import PerRank
-from eager.distributed.errors import Timeout
+from eager.distributed.errors import PeerLost, Timeout
 from eager.distributed.optim import ZeroRedundancyOptimizer
 from eager.errors import ArgumentError, SerializationError
 from eager.optim import AdamW
@@ -104,12 +104,21 @@ def test_old_ones_go(tmp_path):
 
 def test_a_rank_that_does_not_report_leaves_the_previous_one(tmp_path):
     checkpoint.save({"step": 1}, tmp_path / "1")
-    shard = checkpoint._Shard(tmp_path / ".writing-2-n", 0, 2, tmp_path / "2")
+    shard = checkpoint._Shard(tmp_path / ".writing-2-n", 0, 2, tmp_path / "2", None)
     shard.write({"w": eager.ones(2)}, {"dict": []})
     with pytest.raises(Timeout, match=r"ranks \[1\]"):
         shard.publish(0.05)
     assert checkpoint.latest(tmp_path) == tmp_path / "1"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1"]
+
+
+def test_a_lost_rank_ends_the_waiting_at_once(tmp_path):
+    shard = checkpoint._Shard(tmp_path / ".writing-1-n", 0, 2, tmp_path / "1", lambda: 1)
+    shard.write({"w": eager.ones(2)}, {"dict": []})
+    with pytest.raises(PeerLost, match="rank 1 is lost") as caught:
+        shard.publish(timeout=600)
+    assert caught.value.rank == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_saved(tmp_path):

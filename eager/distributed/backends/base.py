@@ -362,6 +362,10 @@ class Backend(ABC):
         """Counters of this process, over all groups: puts, put_bytes, direct_bytes, staged_bytes,
         sleeps (csrc/comm/fabric.h); all 0 where the engine has none."""
 
+    def lost(self) -> int:
+        """The lowest rank of the job that is known to be lost; -1 if none is."""
+        return -1
+
     def info(self) -> dict[str, Any]:
         """What `eager.distributed.info` shows of the group, beyond names and ranks."""
         return {}

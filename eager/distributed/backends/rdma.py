@@ -182,6 +182,10 @@ class RDMABackend(Backend):
         """See `Backend.open_window`."""
         return self.native.open_window(nbytes)
 
+    def lost(self) -> int:
+        """See `Backend.lost`."""
+        return self.native.lost()
+
     def stats(self) -> dict[str, int]:
         """See `Backend.stats`."""
         return self.native.stats()
