@@ -12,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,11 +48,13 @@ def ranks(n: int, *arguments: str) -> dict[str, Any]:
         "mpirun", "--allow-run-as-root", "--oversubscribe", "-n", str(n),
         sys.executable, "-m", "benchmarks.distributed.ranks", *arguments,
     ]  # fmt: skip
-    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, timeout=LIMIT)
-    lines = done.stdout.splitlines()
-    if done.returncode or not lines:
-        raise SystemExit(f"benchmarks distributed: the ranks failed ({done.returncode})")
-    result: dict[str, Any] = json.loads(lines[-1])
+    with tempfile.TemporaryDirectory() as folder:
+        # not by standard output, in which mpirun mixes what ranks print
+        answer = Path(folder) / "result.json"
+        done = subprocess.run([*command, str(answer)], env=env, timeout=LIMIT)
+        if done.returncode or not answer.exists():
+            raise SystemExit(f"benchmarks distributed: the ranks failed ({done.returncode})")
+        result: dict[str, Any] = json.loads(answer.read_text())
     return result
 
 

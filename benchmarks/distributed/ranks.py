@@ -1,5 +1,5 @@
 """One rank of the distributed benchmarks: ``mpirun -n 2 python -m benchmarks.distributed.ranks
-all_reduce 21``.  Rank 0 prints a table to standard error and one line of JSON at the end."""
+all_reduce 21 result.json``.  Rank 0 prints a table to standard error and writes the JSON."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from mpi4py import MPI
@@ -282,7 +283,7 @@ def main() -> None:
     ]
     result = case(int(sys.argv[2]))
     if WORLD.rank == 0:
-        print(json.dumps(result), flush=True)
+        Path(sys.argv[3]).write_text(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -378,7 +378,7 @@ def test_training_survives_a_killed_rank_bit_for_bit(tmp_path: Path) -> None:
 
 
 HANGS = """
-import os, signal
+import os, signal, sys
 import eager, eager.distributed as dist
 
 dist.init_process_group()
@@ -388,7 +388,7 @@ if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
     if dist.get_rank() == 1:
         os.kill(os.getpid(), signal.SIGSTOP)
     dist.all_reduce(total)
-print("sum", total.sum().item())
+sys.stdout.write(f"sum {total.sum().item()}\\n")  # in one piece: ranks share the console
 dist.destroy_process_group()
 """
 
