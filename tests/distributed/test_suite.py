@@ -25,8 +25,8 @@ def check(outputs: list[str], size: int) -> None:
 @pytest.mark.parametrize(("size", "transport", "backend"), JOBS)
 def test_suite(size: int, transport: str, backend: str) -> None:
     if backend == "mpi":
-        if importlib.util.find_spec("mpi4py") is None or shutil.which("mpirun") is None:
-            pytest.skip("needs mpi4py and mpirun")
+        assert importlib.util.find_spec("mpi4py"), "install the extra: pip install '.[test]'"
+        assert shutil.which("mpirun"), "install Debian's openmpi-bin"
         outputs = run(size, "suite.py", "--backend", "mpi", launcher="mpirun", timeout=240)
         check(outputs, size)
         return
