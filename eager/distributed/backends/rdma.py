@@ -217,7 +217,7 @@ class RDMAEngine(Engine):
     Tensors of 256 KiB and more that are made after this lie in memory which the other ranks of the
     host map, so that collectives read and write them where they are: an all_reduce of 16 MB then
     copies nothing.  Shared memory usually has small pages, for which operations that only stream
-    through memory pay 5 to 10% on tensors above 4 MiB (measured: additions; products under 2%).
+    through memory pay 5 to 25% on tensors above 4 MiB (measured: additions; products under 2%).
     EAGER_COMM_SHARED_TENSORS=0 turns it off; collectives then go through scratch memory.
     Other variables: see `eager.distributed`.
     """
