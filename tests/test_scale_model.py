@@ -43,6 +43,15 @@ def test_every_message_arrives_where_the_algorithm_needs_it():
     assert all(k == set(range(n)) for k in known)
 
 
+def test_levels_of_one_rank_are_a_ring_and_save_messages_between_hosts():
+    inside = Network(alpha=1e-7, beta=2e-11, gamma=2e-11)
+    flat = model.ring(64, 1 << 20, NET)
+    assert model.hierarchical(64, 1 << 20, NET, 1, inside) == pytest.approx(
+        flat + 2 * inside.alpha, rel=1e-9
+    )
+    assert model.hierarchical(64, 1 << 20, NET, 8, inside) < flat / 2
+
+
 def test_the_fit_finds_what_made_the_points():
     names = ("direct", "one_shot", "ring")
     truth = model.Fit(

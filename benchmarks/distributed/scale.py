@@ -20,6 +20,7 @@ from benchmarks.harness import RESULTS, machine
 
 NODES = [8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
 SIZES = [4096, 1 << 20, 40 << 20]
+LOCAL = 8
 JITTER = 0.3  # sigma of the lognormal latency
 BAR = 0.15
 ASSUMED = Network(alpha=2e-6, beta=1 / 25e9, gamma=1 / 20e9)  # 200 Gb/s RDMA, one core adds
@@ -45,8 +46,9 @@ def fit_network(points: list[Point]) -> Network:
     return Network(alpha, per_byte, per_byte)
 
 
-def table(net: Network) -> dict[str, Any]:
-    """Simulated seconds by size, nodes and algorithm: without jitter, with it, closed form."""
+def table(net: Network, inside: Network) -> dict[str, Any]:
+    """Simulated seconds by size, nodes and algorithm, without jitter and with it.  One rank a
+    node; with `LOCAL` ranks a node, which share memory, the hierarchical closed form."""
     rows: dict[str, Any] = {}
     for size in SIZES:
         for n in NODES:
@@ -58,6 +60,8 @@ def table(net: Network) -> dict[str, Any]:
                     "simulated": calm,
                     "with jitter": model.simulate(name, n, size, net, JITTER),
                 }
+            levels = model.hierarchical(n * LOCAL, size, net, LOCAL, inside)
+            row[f"hierarchical, {LOCAL} ranks a node"] = {"closed form": levels}
             rows[f"{size} bytes, {n} nodes"] = row
     return rows
 
@@ -90,8 +94,13 @@ def run(command: str, rounds: int) -> Path:
         }  # fmt: skip
         print(f"{n} ranks, sizes left out: median error {statistics.median(wrong):.1%}, "
               f"worst {max(wrong):.1%}, {within:.0%} within {BAR:.0%}")  # fmt: skip
+    per_byte = fitted.beta["ring"][len(model.KNOTS) // 2]
+    inside = Network(fitted.alpha["ring"][0] / 2, per_byte, per_byte)
     for name, net in (("this machine's tcp", tcp), ("assumed 200 Gb/s RDMA", ASSUMED)):
-        record["simulated"][name] = {"network": net._asdict(), "all_reduce": table(net)}
+        record["simulated"][name] = {
+            "network": net._asdict(), "inside a node": inside._asdict(),
+            "all_reduce": table(net, inside),
+        }  # fmt: skip
     path = RESULTS / "scale.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
     draw(path.with_suffix(".png"), fitted, points, record["simulated"]["assumed 200 Gb/s RDMA"])
