@@ -16,9 +16,10 @@ from typing import Any
 import eager
 import eager.op
 from eager.op import Interpreter, Kind, Op
+from eager.ops.collectives import SELF
 from jit import verify
 from jit.aliasing import Chain, Memory, Ref, Refusal, Root, View, call_one
-from jit.graph import Builder, Effect, Graph, Value, infer
+from jit.graph import Builder, Effect, Graph, Node, Value, infer
 from jit.passes.autodiff import FLOATING, constant_value, plain_attrs
 from jit.places import frames, place, user_location
 from jit.pytree import Spec, flatten
@@ -387,6 +388,9 @@ class Tracer(Interpreter):
         gradients: list[Result] = []
         effects = self._effects(outputs, gradients)
         guards = []
+        if self._reads and any(_meets_others(node) for node in self.builder.graph.nodes):
+            # A guard that fails has the call run again, and other ranks would not.
+            raise Refusal("Python reads a computed value in a call that holds collectives")
         for v, value, where in self._reads:
             guards.append(ValueGuard(len(outputs), value, where))
             outputs.append(v)
@@ -427,6 +431,10 @@ class Tracer(Interpreter):
             effects.append(Effect("grad", i, len(outputs)))
             outputs.append(self.memory.read(ref))
         return effects
+
+
+def _meets_others(node: Node) -> bool:
+    return node.op.exchange is not None and node.attrs["group"] != SELF
 
 
 def _expect_static(op: Op, operands: list[Value], attrs: dict[str, Any], types: Any) -> None:

@@ -108,6 +108,22 @@ def test_collectives_are_neither_dropped_nor_merged(native):
     assert [n.op.name for n in clean.nodes].count("all_reduce") == 3
 
 
+@pytest.mark.filterwarnings("ignore::jit.CompileWarning")
+def test_a_call_whose_path_depends_on_data_stays_eager(foreign):
+    """A guard that fails would repeat the collective on this rank alone."""
+
+    def fn(x):
+        y = ops.all_reduce(x, **WHOLE)
+        return y if y.sum() > 0 else -y
+
+    compiled = jit.compile(fn, warmup=0)
+    for x in (eager.ones(3), -eager.ones(3), eager.ones(3)):
+        assert compiled(x).tolist() == [2.0, 2.0, 2.0]
+    assert compiled.stats().compiled_calls == 0
+    assert "collectives" in compiled.stats().fallbacks[0]
+    assert foreign.calls == ["all_reduce"] * 3
+
+
 def test_collectives_keep_their_order(native):
     def fn(x, y):
         late = ops.all_reduce(x @ x, **WHOLE)
