@@ -48,6 +48,18 @@ std::string text(const Descriptor& d) {
   return t + ")";
 }
 
+// What all ranks must have been asked alike.
+Descriptor descriptor_of(const Call& call) {
+  Descriptor d{};
+  d.count = call.count;
+  d.op = uint8_t(call.op);
+  d.dtype = uint8_t(call.dtype);
+  d.reduce = uint8_t(call.reduce);
+  d.root = call.root;
+  d.extra = call.extra;
+  return d;
+}
+
 }  // namespace
 
 const char* name(Op op) {
@@ -93,14 +105,8 @@ void Opening::exchange(const Call& call, const void* payload, size_t bytes,
 
   Outgoing& outgoing = outgoing_[sequence % 2];
   Descriptor& mine = outgoing.descriptor;
-  mine = Descriptor{};
+  mine = descriptor_of(call);
   mine.sequence = sequence;
-  mine.count = call.count;
-  mine.op = uint8_t(call.op);
-  mine.dtype = uint8_t(call.dtype);
-  mine.reduce = uint8_t(call.reduce);
-  mine.root = call.root;
-  mine.extra = call.extra;
   mine.magic = kMagic;
   mine.payload = uint32_t(bytes);
   const Place* const places[2] = {&call.in, &call.out};
@@ -237,13 +243,7 @@ void Opening::disseminate(const Call& call, const Waiting& waiting) {
     range.high = std::max(range.high, other.high);
   }
   if (range.low == range.high) return;
-  Descriptor mine{};
-  mine.count = call.count;
-  mine.op = uint8_t(call.op);
-  mine.dtype = uint8_t(call.dtype);
-  mine.reduce = uint8_t(call.reduce);
-  mine.root = call.root;
-  mine.extra = call.extra;
+  const Descriptor mine = descriptor_of(call);
   std::memcpy(message(), &mine, sizeof mine);
   tell_all(waiting);
   for (int p = 0; p < n; ++p) {

@@ -371,6 +371,8 @@ def test_errors_and_what_is_not_there():
             DDP(network(), process_group=group, mixed_precision=object())
         with pytest.raises(ArgumentError, match="bucket_cap_mb"):
             DDP(network(), process_group=group, bucket_cap_mb=0)
+        with pytest.raises(ArgumentError, match="gradient_as_bucket_view"):
+            DDP(network(), process_group=group, gradient_as_bucket_view=False)
         ddp = DDP(network(), process_group=group)
         with pytest.raises(ArgumentError, match="uneven"):
             ddp.join()

@@ -37,15 +37,6 @@ double median(std::vector<double>& v) {
   return v[v.size() / 2];
 }
 
-Group::Exchange through(Store& store, const std::string& name, int size, int rank) {
-  return [&store, name, size, rank](const std::string& mine) {
-    store.set(name + "/" + std::to_string(rank), mine);
-    std::vector<std::string> all;
-    for (int p = 0; p < size; ++p) all.push_back(store.get(name + "/" + std::to_string(p)));
-    return all;
-  };
-}
-
 void bench(Mesh& mesh, Store& store, size_t most) {
   const int size = mesh.size(), rank = mesh.rank();
   std::vector<int> ranks;
@@ -57,7 +48,8 @@ void bench(Mesh& mesh, Store& store, size_t most) {
     options.timeout = 60s;
     const uint32_t id = uint32_t(groups.size());
     groups.push_back(std::make_unique<Group>(
-        mesh, ranks, id, through(store, "group" + std::to_string(id), size, rank), options));
+        mesh, ranks, id, exchange_through(store, "group" + std::to_string(id), rank, size),
+        options));
     return *groups.back();
   };
   std::vector<char> heap(most, 0);

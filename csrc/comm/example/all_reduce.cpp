@@ -19,17 +19,6 @@ using namespace eager::comm;
 
 namespace {
 
-// Sends a blob to every member and gives theirs.
-Group::Exchange through(Store& store, int rank, int size) {
-  return [&store, rank, size, round = 0](const std::string& mine) mutable {
-    const std::string prefix = "group/" + std::to_string(round++) + "/";
-    store.set(prefix + std::to_string(rank), mine);
-    std::vector<std::string> all;
-    for (int r = 0; r < size; ++r) all.push_back(store.get(prefix + std::to_string(r)));
-    return all;
-  };
-}
-
 int run(int rank, int size, const std::string& host, uint16_t port, const char* transport) {
   const char* given = std::getenv("EAGER_COMM_SECRET");
   const std::string secret = given ? given : "";
@@ -46,7 +35,7 @@ int run(int rank, int size, const std::string& host, uint16_t port, const char* 
   Mesh mesh(options, store);
   std::vector<int> ranks;
   for (int r = 0; r < size; ++r) ranks.push_back(r);
-  Group group(mesh, ranks, 0, through(store, rank, size));
+  Group group(mesh, ranks, 0, exchange_through(store, "group", rank, size));
 
   // Memory that peers can reach: shared memory peers add it up in place, without a copy.
   const size_t count = size_t(1) << 20;

@@ -366,14 +366,8 @@ TEST(groups_on_a_real_mesh) {
           for (const char* algorithm : {"", "one_shot", "direct", "ring", "halving_doubling"}) {
             GroupOptions options;
             options.algorithm = algorithm;
-            const std::string name = "group" + std::to_string(id) + "/";
-            const auto through_store = [&](const std::string& mine) {
-              store.set(name + std::to_string(mesh.rank()), mine);
-              std::vector<std::string> all;
-              for (int p = 0; p < 3; ++p) all.push_back(store.get(name + std::to_string(p)));
-              return all;
-            };
-            Group g(mesh, {0, 1, 2}, id++, through_store, options);
+            const std::string name = "group" + std::to_string(id);
+            Group g(mesh, {0, 1, 2}, id++, exchange_through(store, name, mesh.rank(), 3), options);
             for (const size_t count : {1, 1001, 300007}) {
               const Region& region = mesh.allocate(count * 4);
               std::vector<int32_t> heap(count, g.rank() + 1);

@@ -11,23 +11,14 @@ using namespace eager::comm::test;
 
 namespace {
 
-Window::Exchange through(Store& store, const std::string& name, int rank, int size) {
-  return [&store, name, rank, size, round = 0](const std::string& mine) mutable {
-    const std::string prefix = name + "/" + std::to_string(round++) + "/";
-    store.set(prefix + std::to_string(rank), mine);
-    std::vector<std::string> all;
-    for (int r = 0; r < size; ++r) all.push_back(store.get(prefix + std::to_string(r)));
-    return all;
-  };
-}
-
 void everyone_writes(const char* transport, int size) {
   with_meshes(size, forced(transport), [&](Mesh& mesh, Store& store) {
     const int me = mesh.rank();
     std::vector<int> ranks(static_cast<size_t>(size));
     std::iota(ranks.begin(), ranks.end(), 0);
     const size_t row = 100003;  // a row for each writer, of an odd length
-    Window window(mesh, ranks, 7, through(store, "window", me, size), row * size_t(size), 30s);
+    Window window(mesh, ranks, 7, exchange_through(store, "window", me, size), row * size_t(size),
+                  30s);
     for (int turn = 1; turn <= 5; ++turn) {
       const std::vector<char> mine(row, char(16 * turn + me));
       for (int r = 0; r < size; ++r) window.put(mine.data(), row, row * size_t(me), r);
@@ -49,7 +40,7 @@ TEST(window_everyone_writes_to_everyone_tcp) { everyone_writes("tcp", 2); }
 
 TEST(window_ranges_and_ranks_are_checked) {
   with_meshes(2, forced("shm"), [&](Mesh& mesh, Store& store) {
-    Window window(mesh, {0, 1}, 0, through(store, "window", mesh.rank(), 2), 64, 30s);
+    Window window(mesh, {0, 1}, 0, exchange_through(store, "window", mesh.rank(), 2), 64, 30s);
     const char byte = 1;
     CHECK_FAILS(invalid, window.put(&byte, 1, 64, 0));
     CHECK_FAILS(invalid, window.put(&byte, SIZE_MAX, 1, 0));
@@ -65,7 +56,7 @@ TEST(window_ranges_and_ranks_are_checked) {
 
 TEST(window_waiting_in_vain_names_the_rank) {
   with_meshes(2, forced("shm"), [&](Mesh& mesh, Store& store) {
-    Window window(mesh, {0, 1}, 0, through(store, "window", mesh.rank(), 2), 8, 300ms);
+    Window window(mesh, {0, 1}, 0, exchange_through(store, "window", mesh.rank(), 2), 8, 300ms);
     if (mesh.rank() == 0) {
       try {
         window.wait(1);

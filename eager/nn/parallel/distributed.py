@@ -42,7 +42,7 @@ class DistributedDataParallel(Module):
         find_unused_parameters: parameters may be without gradient in some backward of some rank.
             They count as zeros; what no rank has used keeps its gradient.  Every forward then
             walks the graph of its outputs, and every backward exchanges which were used.
-        gradient_as_bucket_view: accepted; gradients are views of the buckets in any case.
+        gradient_as_bucket_view: gradients are views of the buckets; False is an error.
         static_graph: the same parameters are unused in every backward of every rank.
 
     Differences from PyTorch: every backward is a reduction of its own, so two forwards may be
@@ -83,7 +83,11 @@ class DistributedDataParallel(Module):
             raise helpful(ArgumentError, _NAME, "the module is on the CPU",
                           "device_ids=None and output_device=None",
                           f"{device_ids=}, {output_device=}")  # fmt: skip
-        del dim, check_reduction, gradient_as_bucket_view
+        if not gradient_as_bucket_view:
+            raise helpful(ArgumentError, _NAME, "gradients live in the buckets",
+                          "gradient_as_bucket_view=True", "False",
+                          "leave it out, and clone gradients that must stay")  # fmt: skip
+        del dim, check_reduction
         limit = 25.0 if bucket_cap_mb is None else float(bucket_cap_mb)
         if not limit > 0:
             raise helpful(ArgumentError, _NAME, "buckets must hold something",
