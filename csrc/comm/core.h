@@ -67,7 +67,7 @@ struct Core {
       note_failure(told);
       throw told;
     } catch (...) {  // out of the fabric's poll(): signals
-      note_failure(Error(ErrorKind::timeout, "a collective was interrupted on this rank"));
+      note_failure(Error(ErrorKind::timeout, "Group: a collective was interrupted on this rank"));
       throw;
     }
   }

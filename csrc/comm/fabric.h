@@ -10,7 +10,10 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
+
+#include "error.h"
 
 namespace eager::comm {
 
@@ -111,6 +114,15 @@ class Fabric {
   // Throws Error(peer_lost) with the rank that is to blame: `peer`, or the one that `peer` itself
   // waits for; "in flight" in the text names op, group and sequence.  Never returns early.
   virtual void wait(int peer, uint32_t counter, uint32_t value, const Waiting&) = 0;
+
+  // Waits in the same way until done(), which puts of one of these `n` peers bring about: it looks,
+  // and does nothing.  Of several, one that is lost ends the wait, or all that have left.
+  virtual void wait_until(const int* peers, size_t n, const Waiting&,
+                          const std::function<bool()>& done) = 0;
+
+  // Tells all peers that this rank gives up the group with this number, so that their waits in it
+  // end with the same error.  Waits that fail have done so; what else fails has to say it.
+  virtual void give_up(uint32_t /*group*/, const Error&) {}
 
   // Whether an operation of the group with this number was given up, here or by a peer that said
   // so.  Reports may still be under way, so a new group must not get the number.

@@ -72,8 +72,11 @@ Error Core::with_in_flight(const Error& e) const {
 
 void Core::note_failure(const Error& e) {
   if (e.kind == ErrorKind::invalid || e.kind == ErrorKind::mismatch) return;
-  const std::lock_guard lock(broken_mutex_);
-  if (!broken_) broken_ = std::make_unique<Error>(e);
+  {
+    const std::lock_guard lock(broken_mutex_);
+    if (!broken_) broken_ = std::make_unique<Error>(e);
+  }
+  fabric.give_up(id, e);
 }
 
 namespace {

@@ -125,9 +125,9 @@ void Liveness::failed(int peer, Failure f) {
   answered_.notify_all();
 }
 
-void Liveness::give_up(uint32_t group) {
+bool Liveness::give_up(uint32_t group) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  given_up_.insert(group);
+  return given_up_.insert(group).second;
 }
 
 bool Liveness::failed(uint32_t group) const {
@@ -189,10 +189,15 @@ void Liveness::blame(int peer, const std::string& why, const Waiting& w) const {
        "in flight: " + in_flight(w), "", peer);
 }
 
-void Liveness::check(int peer, const Waiting& w) const {
+void Liveness::check(const int* peers, size_t n, const Waiting& w) const {
   if (!trouble_.load(std::memory_order_acquire)) return;
   const std::lock_guard<std::mutex> lock(mutex_);
-  check_locked(peer, w);
+  size_t left = 0;
+  for (size_t i = 0; i < n; ++i) {
+    check_locked(peers[i], w);
+    left += at(peers[i]).state == State::gone;
+  }
+  if (n > 0 && left == n) blame(peers[n - 1], "it left the job", w);
 }
 
 void Liveness::check_locked(int peer, const Waiting& w) const {
@@ -204,23 +209,38 @@ void Liveness::check_locked(int peer, const Waiting& w) const {
     if (f.because < 0)
       fail(ErrorKind::timeout, w.op, rank_text(peer) + " gave up: " + f.why, "",
            "in flight: " + in_flight(w));
-    if (f.because == rank_)  // it gave up waiting for this rank
-      blame(peer, "it gave up waiting for this rank: " + f.why, w);
-    const bool hearsay = f.why.find(" says)") != std::string::npos;
-    blame(f.because, hearsay ? f.why : f.why + " (" + rank_text(peer) + " says)", w);
+    const Culprit c = culprit(peer, f);
+    blame(c.rank, c.why, w);
   }
   if (p.state == State::lost) blame(peer, p.why, w);
-  if (p.state == State::gone) blame(peer, "it left the job", w);
 }
 
-void Liveness::check_put(const char* op, int peer) const {
+Liveness::Culprit Liveness::culprit(int peer, const Failure& f) const {
+  if (f.because == rank_) return {peer, "it gave up waiting for this rank: " + f.why};
+  const bool hearsay = f.why.find(" says)") != std::string::npos;
+  return {f.because, hearsay ? f.why : f.why + " (" + rank_text(peer) + " says)"};
+}
+
+void Liveness::check_put(int peer) const {
   if (!trouble_.load(std::memory_order_relaxed)) return;
-  const State s = state(peer);
-  if (s == State::alive) return;
+  if (!alive(peer)) refuse("put", peer);
+}
+
+void Liveness::check_import(int peer) const {
+  if (state(peer) == State::lost) refuse("import", peer);
+}
+
+// A peer that ended because it had lost another rank is not the one to blame.
+void Liveness::refuse(const char* op, int peer) const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  fail(ErrorKind::peer_lost, op,
-       rank_text(peer) + " is lost: " + (s == State::lost ? at(peer).why : "it left the job"), "",
-       "", "", peer);
+  const Peer& p = at(peer);
+  Culprit c{peer, state(peer) == State::lost ? p.why : "it left the job"};
+  for (const auto& [group, f] : p.failures) {
+    if (f.because < 0) continue;
+    c = culprit(peer, f);
+    break;
+  }
+  fail(ErrorKind::peer_lost, op, rank_text(c.rank) + " is lost: " + c.why, "", "", "", c.rank);
 }
 
 Liveness::Listed::Listed(Liveness& l, int peer, const Waiting& w, Clock::time_point since)
@@ -245,11 +265,14 @@ std::vector<WaitReport> Liveness::waits() const {
   return out;
 }
 
-void Liveness::overdue(int peer, const Waiting& w, Clock::time_point since,
+void Liveness::overdue(const int* peers, size_t n, const Waiting& w, Clock::time_point since,
                        const std::function<void(int, uint64_t)>& ask) {
   const std::string patience = seconds(Clock::now() - since);
+  if (n != 1)
+    fail(ErrorKind::timeout, w.op, "nothing came from any rank within " + patience, "",
+         "in flight: " + in_flight(w));
   std::vector<int> chain{rank_};
-  int current = peer;
+  int current = peers[0];
   for (;;) {
     if (std::find(chain.begin(), chain.end(), current) != chain.end()) break;
     chain.push_back(current);
@@ -267,7 +290,7 @@ void Liveness::overdue(int peer, const Waiting& w, Clock::time_point since,
     });
     check_locked(current, w);
     if (!answer) blame(current, "it is silent for " + seconds(heartbeat_), w);
-    if (p.state == State::left) blame(current, "it left the job", w);
+    if (p.state == State::left || p.state == State::gone) blame(current, "it left the job", w);
     const WaitReport* next = nullptr;
     for (const WaitReport& r : p.waits)  // in this group, else the oldest
       if (!next || (r.group == w.group) > (next->group == w.group)) next = &r;

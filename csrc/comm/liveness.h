@@ -55,7 +55,7 @@ class Liveness {
   void heard(int peer);  // anything
   void heartbeat(int peer, uint64_t answer, std::vector<WaitReport>);
   void failed(int peer, Failure);
-  void give_up(uint32_t group);  // this rank did
+  bool give_up(uint32_t group);  // this rank did; false if it had before
   bool failed(uint32_t group) const;
   void left(int peer);
   void gone(int peer);                          // left, and all that it sent has been read
@@ -68,10 +68,13 @@ class Liveness {
   bool has_left(int peer) const { return departed(peer) || state(peer) == State::gone; }
   int lost(std::string* why) const;
 
-  // Throws Error(peer_lost) if a wait for `peer` in that group cannot end.
-  void check(int peer, const Waiting&) const;
-  // Throws Error(peer_lost) for a put to, or import from, a peer that is not there.
-  void check_put(const char* op, int peer) const;
+  // Throws Error(peer_lost) if a wait for these peers, in that group, cannot end: because one was
+  // lost or gave up, or all have left.
+  void check(const int* peers, size_t n, const Waiting&) const;
+  // Throws Error(peer_lost) for a put to a peer that is not there.
+  void check_put(int peer) const;
+  // The same for an import.  Who left in order may have done its part before this rank looks.
+  void check_import(int peer) const;
 
   // The waits of this rank: while one is listed, heartbeats tell of it.
   class Listed {
@@ -85,10 +88,10 @@ class Liveness {
   };
   std::vector<WaitReport> waits() const;
 
-  // A wait for `peer` has passed its deadline: follows the chain.  ask(rank, n) has to make that
-  // rank send a heartbeat with the answer n.  Throws Error(peer_lost) with the culprit, or
-  // Error(timeout) when ranks wait for each other in a circle.
-  [[noreturn]] void overdue(int peer, const Waiting&, Clock::time_point since,
+  // A wait has passed its deadline: follows the chain, if it was for one peer.  ask(rank, n) has to
+  // make that rank send a heartbeat with the answer n.  Throws Error(peer_lost) with the culprit,
+  // or Error(timeout) when ranks wait for each other in a circle.
+  [[noreturn]] void overdue(const int* peers, size_t n, const Waiting&, Clock::time_point since,
                             const std::function<void(int, uint64_t)>& ask);
 
  private:
@@ -104,7 +107,13 @@ class Liveness {
   State state(int peer) const { return at(peer).state.load(std::memory_order_acquire); }
   Peer& at(int peer) { return peers_[static_cast<size_t>(peer)]; }
   const Peer& at(int peer) const { return peers_[static_cast<size_t>(peer)]; }
+  struct Culprit {
+    int rank;
+    std::string why;
+  };
+  Culprit culprit(int peer, const Failure&) const;  // of a failure that `peer` told of
   void check_locked(int peer, const Waiting&) const;
+  [[noreturn]] void refuse(const char* op, int peer) const;
   [[noreturn]] void blame(int peer, const std::string& why, const Waiting&) const;
 
   const int rank_, size_;

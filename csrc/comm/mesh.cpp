@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
+#include <thread>
 
 #include "frame.h"
 #include "mesh_impl.h"
@@ -91,6 +93,7 @@ void Mesh::Impl::check_peer(const char* op, int peer) const {
   if (guard.forked())
     fail(ErrorKind::invalid, op, "this process was forked from the one that joined the mesh", "",
          "", "join the mesh after the fork, in the process that uses it");
+  if (left.load(std::memory_order_relaxed)) fail(ErrorKind::invalid, op, "this rank has left");
 }
 
 Counter& Mesh::Impl::counter(int peer, uint32_t slot) const {
@@ -119,15 +122,16 @@ const Region& Mesh::Impl::add(std::unique_ptr<OwnedRegion> region) {
   return r;
 }
 
-void Mesh::Impl::give_up(const Error& e, const Waiting& w) {
-  liveness.give_up(w.group);
-  const std::string payload = encode_failure({w.group, e.peer, reason_of(e)});
+void Mesh::Impl::give_up(uint32_t group, const Error& e) {
+  if (!liveness.give_up(group)) return;  // the peers know
+  const std::string payload = encode_failure({group, e.peer, reason_of(e)});
   for (int p = 0; p < options.size; ++p)
     if (at(p).control && liveness.alive(p)) tell(p, Message::failed, payload);
 }
 
-// Waits until done(): spins, then sleeps by slices, with an eye on `peer` and the deadline.
-void Mesh::Impl::wait(int peer, const Waiting& w, const std::function<bool()>& done,
+// Waits until done(): spins, then sleeps by slices, with an eye on the peers and the deadline.
+void Mesh::Impl::wait(const int* peers, size_t n, const Waiting& w,
+                      const std::function<bool()>& done,
                       const std::function<void(Duration)>& sleep) {
   const auto since = Clock::now();
   const auto spin_end = since + (w.patient ? options.spin / 10 : options.spin);
@@ -146,29 +150,31 @@ void Mesh::Impl::wait(int peer, const Waiting& w, const std::function<bool()>& d
   if (!active.empty() && !watching.load(std::memory_order_seq_cst)) kick();
 
   stats.sleeps.fetch_add(1, std::memory_order_relaxed);
-  const Liveness::Listed listed(liveness, peer, w, since);
+  std::optional<Liveness::Listed> listed;  // a wait for any of several says nothing about one
+  if (n == 1) listed.emplace(liveness, peers[0], w, since);
   auto polled = since;
   try {
     while (!done()) {
-      liveness.check(peer, w);
+      liveness.check(peers, n, w);
       const auto now = Clock::now();
       if (options.poll && now - polled >= kSlice) {
         options.poll();
         polled = now;
       }
       if (now >= w.deadline)
-        liveness.overdue(peer, w, since, [this](int p, uint64_t question) {
+        liveness.overdue(peers, n, w, since, [this](int p, uint64_t question) {
           tell(p, Message::ask, Writer().u64(question).take());
         });
       sleep(std::min<Duration>(kSlice, w.deadline - now));
     }
   } catch (const Error& e) {
     if (done()) return;  // it came after all
-    give_up(e, w);
+    give_up(w.group, e);
     throw;
   } catch (...) {  // out of poll()
     const std::string rank = "rank " + std::to_string(options.rank);
-    give_up(Error(ErrorKind::peer_lost, rank + " is lost: it was interrupted", options.rank), w);
+    give_up(w.group,
+            Error(ErrorKind::peer_lost, rank + " is lost: it was interrupted", options.rank));
     throw;
   }
 }
@@ -269,7 +275,7 @@ Target Mesh::import(int peer, const Key& key) {
   m.check_peer("import", peer);
   Target t;
   if (m.at(peer).link) {
-    m.liveness.check_put("import", peer);
+    m.liveness.check_import(peer);
     t = m.at(peer).link->import(key);
   } else {
     Reader r(key.data(), key.size());
@@ -307,7 +313,7 @@ uint64_t Mesh::put(const Target& target, size_t offset, const Piece* pieces, int
          std::to_string(counter));
   // Who has left needs no notice any more, such as that its chunk was read.
   if (total == 0 && m.liveness.has_left(peer)) return 0;
-  m.liveness.check_put("put", peer);
+  m.liveness.check_put(peer);
   m.stats.puts.fetch_add(1, std::memory_order_relaxed);
   m.stats.put_bytes.fetch_add(total, std::memory_order_relaxed);
   if (Link* link = m.at(peer).link.get()) {
@@ -340,7 +346,7 @@ void Mesh::sent(int peer, uint64_t ticket, const Waiting& w) {
   Link* link = m.at(peer).link.get();
   if (!link || link->is_sent(ticket)) return;
   m.wait(
-      peer, w,
+      &peer, 1, w,
       [&] {
         m.progress_links();
         return link->is_sent(ticket);
@@ -365,11 +371,26 @@ void Mesh::wait(int peer, uint32_t counter, uint32_t value, const Waiting& w) {
   Counter& c = m.counter(peer, counter);
   if (reached(c.value.load(std::memory_order_acquire), value)) return;
   m.wait(
-      peer, w, [&] { return reached(c.value.load(std::memory_order_acquire), value); },
+      &peer, 1, w, [&] { return reached(c.value.load(std::memory_order_acquire), value); },
       [&](Duration limit) {
         const uint32_t seen = c.value.load(std::memory_order_acquire);
         if (!reached(seen, value)) sleep_on(c, seen, limit);
       });
+}
+
+void Mesh::wait_until(const int* peers, size_t n, const Waiting& w,
+                      const std::function<bool()>& done) {
+  for (size_t i = 0; i < n; ++i) impl_->check_peer(w.op, peers[i]);
+  if (done()) return;
+  // Several counters: there is no futex for all of them.
+  impl_->wait(peers, n, w, done, [](Duration limit) {
+    std::this_thread::sleep_for(std::min<Duration>(limit, std::chrono::microseconds(50)));
+  });
+}
+
+void Mesh::give_up(uint32_t group, const Error& e) {
+  Impl& m = *impl_;
+  if (!m.guard.forked() && !m.left.load(std::memory_order_relaxed)) m.give_up(group, e);
 }
 
 bool Mesh::failed(uint32_t group) const { return impl_->liveness.failed(group); }

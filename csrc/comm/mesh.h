@@ -59,6 +59,9 @@ class Mesh final : public Fabric {
   void sent(int peer, uint64_t ticket, const Waiting&) override;
   uint32_t arrived(int peer, uint32_t counter) const override;
   void wait(int peer, uint32_t counter, uint32_t value, const Waiting&) override;
+  void wait_until(const int* peers, size_t n, const Waiting&,
+                  const std::function<bool()>& done) override;
+  void give_up(uint32_t group, const Error&) override;
   bool failed(uint32_t group) const override;
   int lost(std::string* why = nullptr) const override;
 

@@ -24,9 +24,9 @@ struct Mesh::Impl {
   Counter& counter(int peer, uint32_t slot) const;
   Neighbour& at(int peer) { return peers[static_cast<size_t>(peer)]; }
   const Region& add(std::unique_ptr<OwnedRegion>);
-  void wait(int peer, const Waiting&, const std::function<bool()>& done,
+  void wait(const int* peers, size_t n, const Waiting&, const std::function<bool()>& done,
             const std::function<void(Duration)>& sleep);
-  void give_up(const Error&, const Waiting&);
+  void give_up(uint32_t group, const Error&);
   int number_hosts(int rank) const;
 
   // ---- I/O (mesh_io.cpp)

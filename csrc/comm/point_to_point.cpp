@@ -11,11 +11,15 @@ constexpr uint32_t kMagic = 0x6567736d;
 // After so long a wait, messages nobody asked for yet are taken in: their senders may be what this
 // rank's peer waits for.
 constexpr Duration kImpatience = std::chrono::milliseconds(5);
-constexpr Duration kSpin = std::chrono::microseconds(50);
+constexpr Duration kPause = std::chrono::microseconds(50);
 
 }  // namespace
 
-Messages::Messages(Core& core) : core_(core), partial_(size_t(core.n)), outgoing_(size_t(core.n)) {}
+Messages::Messages(Core& core) : core_(core), partial_(size_t(core.n)), outgoing_(size_t(core.n)) {
+  for (int p = 0; p < core.n; ++p) {
+    if (p != core.me) others_.push_back(core.channels.rank(p));
+  }
+}
 
 void Messages::check_peer(const char* op, int peer) const {
   if (peer >= 0 && peer < core_.n && peer != core_.me) return;
@@ -24,25 +28,28 @@ void Messages::check_peer(const char* op, int peer) const {
        std::to_string(peer));
 }
 
-// Waits a little for (peer, slot) or anything else.  peer -1: any.
-void Messages::pause(Clock::time_point since, const Waiting& waiting, int peer, Slot slot) {
-  const Clock::time_point now = Clock::now();
-  std::string why;
-  const int lost = core_.fabric.lost(&why);
-  if (now >= waiting.deadline || lost >= 0) {
-    // The fabric knows whom to blame.
-    if (peer >= 0 && slot != kMessageDone) {
-      return core_.channels.await_again(peer, slot, waiting);
-    }
-    if (lost >= 0) {
-      fail(ErrorKind::peer_lost, waiting.op, "rank " + std::to_string(lost) + " was lost", "", why,
-           "", lost);
-    }
-    fail(ErrorKind::timeout, waiting.op, "no message or answer came in time");
+bool Messages::any_message() const {
+  for (int p = 0; p < core_.n; ++p) {
+    if (p != core_.me && core_.channels.here(p, kMessage)) return true;
   }
-  if (now - since < kSpin && !waiting.patient) return std::this_thread::yield();
-  if (now - since >= kImpatience) take_in(waiting);
-  std::this_thread::sleep_for(kSpin);
+  return false;
+}
+
+// Waits until ready(), or until there are messages to take in.  peer -1: any.
+void Messages::wait_for(int peer, Clock::time_point since, const Waiting& waiting,
+                        const std::function<bool()>& ready) {
+  bool impatient = false;
+  const auto news = [&] {
+    if (ready()) return true;
+    return impatient = Clock::now() - since >= kImpatience && any_message();
+  };
+  const int rank = peer < 0 ? -1 : core_.channels.rank(peer);
+  if (peer < 0) {
+    core_.fabric.wait_until(others_.data(), others_.size(), waiting, news);
+  } else {
+    core_.fabric.wait_until(&rank, 1, waiting, news);
+  }
+  if (impatient) take_in(waiting);
 }
 
 void Messages::send(const void* data, size_t bytes, int to, uint32_t tag, bool patient) {
@@ -56,7 +63,8 @@ void Messages::send(const void* data, size_t bytes, int to, uint32_t tag, bool p
   const Piece pieces[2] = {{&out.header, sizeof(Header)}, {data, first}};
   uint64_t ticket = channels.send_message(to, pieces, first ? 2 : 1, waiting);
   const Clock::time_point since = Clock::now();
-  while (!channels.here(to, kReply)) pause(since, waiting, to, kReply);
+  const auto replied = [&] { return channels.here(to, kReply); };
+  while (!replied()) wait_for(to, since, waiting, replied);
   channels.await(to, kReply, waiting);
   const std::byte* at = channels.here_at(to, channels.layout().reply);
   Reply reply;
@@ -80,7 +88,8 @@ void Messages::send(const void* data, size_t bytes, int to, uint32_t tag, bool p
     for (size_t done = first; done < bytes; done += std::min(slot, bytes - done)) {
       // The receiver may be streaming to this rank as well: see pause().
       const Clock::time_point full = Clock::now();
-      while (!channels.room(to)) pause(full, waiting, to, kMessageDone);
+      const auto room = [&] { return channels.room(to); };
+      while (!room()) wait_for(to, full, waiting, room);
       const Piece piece{source + done, std::min(slot, bytes - done)};
       ticket = channels.send_message(to, &piece, 1, waiting);
     }
@@ -94,8 +103,10 @@ size_t Messages::receive(void* data, size_t bytes, int source, uint32_t tag, int
   const Wanted wanted{data, bytes, source, tag};
   const Clock::time_point since = Clock::now();
   for (;;) {
+    uint64_t kept = 0;
     {
       const std::lock_guard lock(receiving_);
+      kept = keeps_.load(std::memory_order_relaxed);
       size_t length = 0;
       int sender = -1;
       if (take_kept(wanted, &length, &sender)) {
@@ -114,13 +125,16 @@ size_t Messages::receive(void* data, size_t bytes, int source, uint32_t tag, int
         }
       }
     }
-    pause(since, waiting, source, kMessage);
+    wait_for(source, since, waiting, [&] {
+      if (keeps_.load(std::memory_order_relaxed) != kept) return true;  // by another thread
+      return source < 0 ? any_message() : core_.channels.here(source, kMessage);
+    });
   }
 }
 
 void Messages::take_in(const Waiting& waiting) {
   const std::unique_lock lock(receiving_, std::try_to_lock);
-  if (!lock) return;  // another thread receives, and takes in what it finds
+  if (!lock) return std::this_thread::sleep_for(kPause);  // another thread receives, and takes in
   for (int p = 0; p < core_.n; ++p) {
     while (p != core_.me && core_.channels.here(p, kMessage)) {
       take_next(p, nullptr, nullptr, waiting);
@@ -227,6 +241,7 @@ void Messages::keep_if_whole(Partial& partial) {
   if (partial.done < partial.message.data.size()) return;
   partial.active = false;
   kept_.push_back(std::move(partial.message));
+  keeps_.fetch_add(1, std::memory_order_relaxed);
 }
 
 // A member has one message without an answer at a time, so its reply box is free.

@@ -1,5 +1,7 @@
 // Messages between two members, matched by tag.
 #pragma once
+#include <atomic>
+#include <functional>
 #include <list>
 #include <mutex>
 #include <vector>
@@ -56,12 +58,16 @@ class Messages {
   bool take_next(int from, const Wanted* wanted, size_t* length, const Waiting&);
   void answer(int to, bool accepted, const void* landing, size_t bytes, const Waiting&);
   void take_in(const Waiting&);
-  void pause(Clock::time_point since, const Waiting&, int peer, Slot);
+  bool any_message() const;
+  void wait_for(int peer, Clock::time_point since, const Waiting&,
+                const std::function<bool()>& ready);
 
   Core& core_;
   std::mutex sending_, receiving_;
   std::list<Kept> kept_;
-  std::vector<Partial> partial_;  // per member
+  std::atomic<uint64_t> keeps_{0};  // how many messages were ever kept
+  std::vector<int> others_;         // ranks of all other members
+  std::vector<Partial> partial_;    // per member
   struct Outgoing {
     Header header;
     Reply reply;

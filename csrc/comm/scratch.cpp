@@ -116,15 +116,10 @@ void Channels::join(const std::vector<std::string>& introductions, const Waiting
 }
 
 void Channels::await(int member, Slot slot, const Waiting& waiting) {
-  await_again(member, slot, waiting);
-  std::atomic<uint32_t>& seen = peers_[size_t(member)].seen[slot];
-  seen.store(seen.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
-}
-
-void Channels::await_again(int member, Slot slot, const Waiting& waiting) const {
-  const Peer& peer = peers_[size_t(member)];
+  Peer& peer = peers_[size_t(member)];
   const uint32_t next = peer.seen[slot].load(std::memory_order_relaxed) + 1;
   fabric_.wait(peer.rank, first_counter_ + slot, next, waiting);
+  peer.seen[slot].store(next, std::memory_order_relaxed);
 }
 
 bool Channels::here(int member, Slot slot) const {

@@ -66,8 +66,6 @@ class Channels {
 
   // Waits for one more arrival from a member.
   void await(int member, Slot, const Waiting&);
-  // Waits for one more arrival without counting it as awaited.
-  void await_again(int member, Slot, const Waiting&) const;
   // True if await() would return at once.
   bool here(int member, Slot) const;
   void signal(int member, Slot);

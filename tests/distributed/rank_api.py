@@ -12,13 +12,18 @@ from eager.distributed.errors import DistributedError, PeerLost, Timeout
 
 
 def interrupted() -> None:
-    """Ctrl-C in a collective that rank 1 does not come to."""
+    """Ctrl-C in a call that rank 1 does not come to."""
+    call = {
+        "all_reduce": lambda: dist.all_reduce(eager.ones(4)),
+        "recv": lambda: dist.recv(eager.ones(4), 1),
+        "recv from any": lambda: dist.recv(eager.ones(4)),
+    }[sys.argv[3]]
     dist.init_process_group()
     if dist.get_rank() == 0:
         begun = time.monotonic()
         print("waiting", flush=True)
         try:
-            dist.all_reduce(eager.ones(4))
+            call()
         except KeyboardInterrupt:
             print(f"interrupted after {time.monotonic() - begun:.1f} s", flush=True)
             try:
@@ -72,6 +77,22 @@ def killed() -> None:
         dist.all_reduce(x)
     except DistributedError:
         print("the group is broken", flush=True)
+    dist.destroy_process_group()
+
+
+def left() -> None:
+    """Rank 1 leaves while others wait for its message."""
+    dist.init_process_group()
+    if dist.get_rank() != 1:
+        try:
+            dist.recv(eager.ones(4), 1)
+        except PeerLost as error:
+            assert error.rank == 1 and "recv" in error.in_flight, error
+            # One rank may hear first that the other has given up.
+            assert "left the job" in str(error), error
+            print("fine", flush=True)
+    else:
+        print("fine", flush=True)
     dist.destroy_process_group()
 
 

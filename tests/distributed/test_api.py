@@ -110,9 +110,10 @@ def test_rendezvous(method: str, tmp_path: Path) -> None:
             job.wait()
 
 
-def test_ctrl_c_gets_through(tmp_path: Path) -> None:
+@pytest.mark.parametrize("call", ["all_reduce", "recv", "recv from any"])
+def test_ctrl_c_gets_through(call: str, tmp_path: Path) -> None:
     flag = tmp_path / "over"
-    with Ranks(2, "rank_api.py", "interrupted", str(flag)) as job:
+    with Ranks(2, "rank_api.py", "interrupted", str(flag), call) as job:
         job.wait_for(0, "waiting")
         os.kill(job.processes[0].pid, signal.SIGINT)
         job.wait_for(0, "the group is broken")
@@ -135,7 +136,7 @@ def test_a_killed_rank_is_named(transport: str) -> None:
             assert "the group is broken" in job.output(rank), job.report()
 
 
-@pytest.mark.parametrize(("scenario", "size"), [("again", 2), ("forked", 2), ("threads", 2)])
+@pytest.mark.parametrize(("scenario", "size"), [("again", 2), ("forked", 2), ("threads", 2), ("left", 3)])
 def test_scenario(scenario: str, size: int) -> None:
     assert all("fine" in output for output in run(size, "rank_api.py", scenario))
 

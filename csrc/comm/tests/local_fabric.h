@@ -179,6 +179,10 @@ class LocalFabric final : public Fabric {
   void wait(int peer, uint32_t counter, uint32_t value, const Waiting& waiting) override {
     until([&] { return int32_t(arrived(peer, counter) - value) >= 0; }, peer, waiting);
   }
+  void wait_until(const int* peers, size_t n, const Waiting& waiting,
+                  const std::function<bool()>& done) override {
+    until(done, n > 0 ? peers[0] : -1, waiting);
+  }
   int lost(std::string* why) const override {
     if (why && world_.lost_ >= 0) *why = "the test said so";
     return world_.lost_;

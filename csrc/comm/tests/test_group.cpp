@@ -393,6 +393,31 @@ TEST(groups_on_a_real_mesh) {
   }
 }
 
+// Rank 2 leaves; rank 0 finds that out by a put, and rank 1, which waits for rank 0, from rank 0.
+TEST(a_put_that_fails_ends_the_waits_of_others) {
+  eager::comm::test::with_meshes(3, nullptr, [](Mesh& mesh, Store& store) {
+    Group g(mesh, {0, 1, 2}, 0, exchange_through(store, "g", mesh.rank(), 3));
+    g.barrier();
+    if (mesh.rank() == 2) return;
+    char data[1000] = {};
+    const auto collective = [&] {
+      if (mesh.rank() == 1) return void(g.recv(data, 1, 0));
+      g.all_reduce(data, sizeof data, DType::i8, ReduceOp::sum);
+    };
+    if (mesh.rank() == 0) {
+      CHECK_FAILS(peer_lost, mesh.wait(2, 100, 1,
+                                       eager::comm::test::waiting(std::chrono::seconds(30), "test",
+                                                                  7)));  // it has left
+      store.get("waits");
+    } else {
+      store.set("waits", "");
+    }
+    const Error e = error_of(collective);
+    CHECK(has(e.what(), mesh.rank() == 0 ? "in flight: all_reduce" : "(rank 0 says)"));
+    CHECK(e.kind == ErrorKind::peer_lost && e.peer == 2);
+  });
+}
+
 TEST(introductions_are_checked) {
   for (const std::string& bad : {std::string(), std::string("short"), std::string(136, 'x')}) {
     LocalWorld world(2);

@@ -151,6 +151,77 @@ TEST(liveness_rank_that_leaves_is_told_from_one_that_dies) {
   }
 }
 
+// The last put of a rank arrives, and its memory is known, whenever this rank looks.
+TEST(liveness_memory_of_a_rank_that_left_can_be_imported) {
+  for (const char* transport : {"shm", "tcp"}) {
+    const Meeting meeting;
+    in_threads(2, [&](int r) {
+      Store store = meeting.store();
+      MeshOptions o = Meeting::options(r, 2);
+      o.transport = transport;
+      Mesh mesh(o, store);
+      const Key mine = mesh.key(mesh.allocate(4096), 1 - r);
+      if (r == 1) {
+        store.set("key", std::string(reinterpret_cast<const char*>(mine.data()), mine.size()));
+        return;
+      }
+      CHECK(blamed(mesh, 1, 30s) == 1);  // it has left
+      const std::string text = store.get("key");
+      Key key;
+      std::memcpy(key.data(), text.data(), key.size());
+      const Target target = mesh.import(1, key);
+      CHECK(target.length == 4096);
+      const Piece piece{"x", 1};
+      CHECK_FAILS(peer_lost, mesh.put(target, 0, &piece, 1, 99));
+    });
+  }
+}
+
+// Rank 0 blames rank 1 and leaves; rank 2, which notices only that, must not blame rank 0.
+TEST(liveness_put_to_a_rank_that_gave_up_blames_whom_it_blamed) {
+  for (const char* transport : {"shm", "tcp"}) {
+    const Meeting meeting;
+    in_threads(3, [&](int r) {
+      Store store = meeting.store();
+      MeshOptions o = Meeting::options(r, 3);
+      o.transport = transport;
+      Mesh mesh(o, store);
+      const std::vector<Target> targets = exchange(mesh, store, mesh.allocate(4096), "keys");
+      if (r == 1) store.get("end");
+      if (r == 0) {
+        store.get("imported");
+        CHECK(blamed(mesh, 1, 1s) == 1);
+      }
+      if (r != 2) return;
+      store.set("imported", "");
+      const Piece piece{"x", 1};
+      int culprit = -1;
+      std::string text;
+      for (const auto until = Clock::now() + 30s; culprit < 0 && Clock::now() < until;) {
+        try {
+          mesh.put(targets[0], 0, &piece, 1, 99);
+        } catch (const Error& e) {
+          culprit = e.peer;
+          text = e.what();
+        }
+        std::this_thread::sleep_for(1ms);
+      }
+      CHECK(culprit == 1);
+      CHECK(contains(text, "did not join all_reduce") && contains(text, "(rank 0 says)"));
+      store.set("end", "");
+    });
+  }
+}
+
+TEST(liveness_nothing_works_after_leaving) {
+  with_meshes(2, nullptr, [](Mesh& mesh, Store&) {
+    mesh.leave();
+    CHECK_FAILS(invalid, mesh.allocate(1));
+    CHECK_FAILS(invalid, mesh.signal(1 - mesh.rank(), 99));
+    CHECK_FAILS(invalid, mesh.wait(1 - mesh.rank(), 99, 1, waiting(1s)));
+  });
+}
+
 TEST(liveness_rank_that_does_not_join_is_blamed_by_the_whole_chain) {
   with_meshes(4, nullptr, [](Mesh& mesh, Store& store) {
     if (mesh.rank() == 3) {

@@ -96,13 +96,14 @@ TEST(shm_links_between_processes) {
         CHECK(from[0] == want && from[kBytes - 1] == want);
       }
     }
-    // What a peer stores through the mapping is seen without a put.
+    // What a peer stores through the mapping is seen without a put.  In its own part: others may
+    // still be putting.
     const Target& next = targets[static_cast<size_t>((me + 1) % 3)];
     CHECK(next.mapped != nullptr);
-    next.mapped[7] = std::byte{7};
+    next.mapped[static_cast<size_t>(me) * kBytes + 7] = std::byte{7};
     mesh.signal((me + 1) % 3, 31);
     mesh.wait((me + 2) % 3, 31, 1, waiting());
-    CHECK(region.base[7] == std::byte{7});
+    CHECK(region.base[static_cast<size_t>((me + 2) % 3) * kBytes + 7] == std::byte{7});
     for (int p = 0; p < 3; ++p) mesh.signal(p, 32);
     for (int p = 0; p < 3; ++p) mesh.wait(p, 32, 1, waiting());
     mesh.release(region);
