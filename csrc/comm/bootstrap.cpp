@@ -128,6 +128,8 @@ class Bootstrap {
 
   void agree();
   void pump(bool Progress::* what);
+  void read(int p, bool Progress::* what);
+  void watch();
   void handle(int p, Incoming);
   void give_up(int because, const std::string& why);
 
@@ -296,6 +298,7 @@ void Bootstrap::agree() {
     o.secret = options_.secret;
     o.sockets = options_.tcp_sockets;
     o.devices = options_.devices;
+    o.watch = [this] { watch(); };
     auto& link = pending[static_cast<size_t>(p)];
     link = transports_.prepare(n.transport, o, n.regions);
     const std::string offer = link->offer();
@@ -313,7 +316,30 @@ void Bootstrap::agree() {
   pump(&Progress::ready);
 }
 
-// Handles messages until every peer has got so far.  Does not read beyond a peer's `ready`.
+// Handles what has come from a peer until it has got so far.  Does not read beyond its `ready`.
+void Bootstrap::read(int p, bool Progress::* what) {
+  try {
+    while (!(of(p).*what) && !of(p).ready) {
+      std::optional<Incoming> in = at(p).control->receive();
+      if (!in) break;
+      handle(p, std::move(*in));
+    }
+  } catch (const Error& e) {
+    if (e.kind != ErrorKind::peer_lost || e.peer >= 0) throw;
+    fail(ErrorKind::peer_lost, "join",
+         "rank " + std::to_string(p) + " is lost: it went away while ranks were joining", "", "",
+         "", p);
+  }
+}
+
+// While a link is joined: any rank that gives up or goes away ends it for all.
+void Bootstrap::watch() {
+  for (int p = 0; p < options_.size; ++p)
+    if (at(p).control) read(p, &Progress::ready);
+  if (options_.poll) options_.poll();
+}
+
+// Handles messages until every peer has got so far.
 void Bootstrap::pump(bool Progress::* what) {
   for (;;) {
     std::vector<pollfd> polls;
@@ -322,18 +348,7 @@ void Bootstrap::pump(bool Progress::* what) {
       Neighbour& n = at(p);
       if (!n.control) continue;
       const bool flushed = n.control->flush();
-      try {
-        while (!(of(p).*what) && !of(p).ready) {
-          std::optional<Incoming> in = n.control->receive();
-          if (!in) break;
-          handle(p, std::move(*in));
-        }
-      } catch (const Error& e) {
-        if (e.kind != ErrorKind::peer_lost || e.peer >= 0) throw;
-        fail(ErrorKind::peer_lost, "join",
-             "rank " + std::to_string(p) + " is lost: it went away while ranks were joining", "",
-             "", "", p);
-      }
+      read(p, what);
       if (!(of(p).*what)) complete = false;
       const int events = (of(p).*what ? 0 : POLLIN) | (flushed ? 0 : POLLOUT);
       if (!flushed) complete = false;

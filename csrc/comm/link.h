@@ -5,6 +5,7 @@
 // that takes what the peer told.  Their progress needs no thread of their own: Mesh's I/O thread
 // watches `descriptors()` and calls `progress()`, and so does whoever waits.
 #pragma once
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -30,6 +31,8 @@ struct LinkOptions {
   std::string secret;            // proves who is at the other end of data sockets
   int sockets = 2;               // tcp: data sockets
   std::string devices;           // verbs: as MeshOptions::devices
+  // Called some ten times a second while connect() waits; what it throws ends the wait.
+  std::function<void()> watch = [] {};
 };
 
 class Link {

@@ -145,7 +145,8 @@ class PendingTcp final : public PendingLink {
              std::to_string(sockets.size()) + " connections",
              std::to_string(sockets.size() - missing) + " connections",
              "see that no firewall is between the hosts");
-      ::poll(wait.data(), wait.size(), int(std::min<int64_t>(left.count() + 1, 1000)));
+      ::poll(wait.data(), wait.size(), int(std::min<int64_t>(left.count() + 1, 100)));
+      options_.watch();
       for (auto c = callers.begin(); c != callers.end();) {
         const bool good = c->step();
         if (good && c->done() && c->identity() < sockets.size() && !sockets[c->identity()]) {

@@ -136,7 +136,9 @@ def test_a_killed_rank_is_named(transport: str) -> None:
             assert "the group is broken" in job.output(rank), job.report()
 
 
-@pytest.mark.parametrize(("scenario", "size"), [("again", 2), ("forked", 2), ("threads", 2), ("left", 3)])
+@pytest.mark.parametrize(
+    ("scenario", "size"), [("again", 2), ("forked", 2), ("threads", 2), ("left", 3)]
+)
 def test_scenario(scenario: str, size: int) -> None:
     assert all("fine" in output for output in run(size, "rank_api.py", scenario))
 

@@ -1,6 +1,8 @@
 // Ranks join, put into each other's memory and wait, over each transport.
 #include <cstring>
 
+#include "comm/auth.h"
+#include "comm/control.h"
 #include "comm/frame.h"
 #include "comm/mesh.h"
 #include "comm/socket.h"
@@ -181,6 +183,47 @@ TEST(mesh_joins_while_strangers_hang_on) {
     mesh.wait(1 - r, 20, 1, waiting());
     CHECK(mesh.arrived(1 - r, 20) == 1);
   });
+}
+
+// Rank 1 is played by hand: it gets as far as its offer of a link, then it goes away or says that
+// it gives up.  Rank 0, which waits for its data connections, must not wait for the deadline.
+TEST(mesh_notices_ranks_that_die_while_links_are_joined) {
+  for (const bool dies : {true, false}) {
+    const Meeting meeting;
+    in_threads(2, [&](int r) {
+      Store store = meeting.store();
+      MeshOptions o = Meeting::options(r, 2);
+      o.transport = "tcp";
+      if (r == 0) {
+        const auto begun = Clock::now();
+        CHECK_FAILS(peer_lost, Mesh(o, store));
+        CHECK(Clock::now() - begun < 20s);
+        return;
+      }
+      const std::string text = store.get("test/mesh/0");
+      Reader card(text);
+      card.string(256);  // host
+      const std::string address = card.string(256);
+      card.string(100);  // name of its Unix socket
+      Socket socket = Socket::connect(address, card.u16(), Clock::now() + 30s);
+      authenticate(socket, Role::connector, {"secret", "mesh test/ of 2", 1}, Clock::now() + 30s);
+      Control control(std::move(socket), false);
+      control.send(Message::hello,
+                   Writer().u32(1).string("elsewhere").string("tcp").u8(0).string("").take());
+      control.send(Message::offer, Writer().string("tcp").string(std::string(1, '\1')).take());
+      while (true) {
+        const std::optional<Incoming> in = control.receive();
+        if (in && in->type == Message::offer) break;
+        std::this_thread::sleep_for(1ms);
+      }
+      std::this_thread::sleep_for(50ms);
+      if (dies) return;
+      control.send(Message::failed, Writer().u32(UINT32_MAX).u32(1).string("it gives up").take());
+      std::optional<Incoming> in;
+      while (!in) in = control.receive();  // rank 0 gives up too
+      CHECK(in->type == Message::failed);
+    });
+  }
 }
 
 TEST(mesh_of_a_second_incarnation_in_one_store) {
