@@ -158,9 +158,9 @@ TRAFFIC: dict[str, Callable[[int], float]] = {
 }
 """Bytes a rank sends and combines, per byte of the vector: the closed forms' factors."""
 
-KNOTS = np.log2(np.array([2**14, 2**16, 2**18, 2**20, 2**22, 2**24, 2**26]))
-"""Log of the bytes of all ranks' vectors at which the time per byte is fitted: it depends on
-which cache holds them."""
+KNOTS = [2.0**k for k in (15, 17, 19, 21, 22, 23)]
+"""Bytes of a vector at which another regime begins.  Within one, time is affine in the size: its
+bytes come from the same caches."""
 
 
 @dataclass
@@ -168,59 +168,50 @@ class Fit:
     """Parameters of one machine.
 
     Attributes:
-        ranks: the numbers of ranks there are latencies for.
+        ranks: the numbers of ranks there are parameters for.
         alpha: per algorithm, for each of `ranks`: seconds of all its messages when they carry
             nothing.  Ranks beyond the number of cores wait for each other's turns.
         follow: the same, of the messages beyond `INLINE` bytes.
-        beta: per algorithm, seconds a byte at each of `KNOTS`.
-        turns: per algorithm, for each of `ranks`, how much longer bytes take because ranks share
-            cores.
+        beta: per algorithm, for each of `ranks`: seconds a byte sent and combined, in the regimes
+            that `KNOTS` separate.
     """
 
     ranks: list[int]
     alpha: dict[str, list[float]]
     follow: dict[str, list[float]]
-    beta: dict[str, list[float]]
-    turns: dict[str, list[float]]
+    beta: dict[str, list[list[float]]]
 
     def predict(self, algorithm: str, ranks: int, size: int) -> float:
         """Seconds of an all_reduce."""
         i = self.ranks.index(ranks)
-        log_beta = np.log(self.beta[algorithm])
-        per_byte = float(np.exp(np.interp(math.log2(ranks * size), KNOTS, log_beta)))
-        latency = self.alpha[algorithm][i] + (size > INLINE) * self.follow[algorithm][i]
-        return latency + TRAFFIC[algorithm](ranks) * size * per_byte * self.turns[algorithm][i]
+        x = [self.alpha[algorithm][i], self.follow[algorithm][i], *self.beta[algorithm][i]]
+        return float(np.dot(_terms(algorithm, ranks, size), x))
+
+
+def _terms(algorithm: str, ranks: int, size: int) -> Array:
+    """What alpha, follow and each beta are multiplied by."""
+    edges = np.array([0.0, *KNOTS, math.inf])
+    regimes = np.clip(size, edges[:-1], edges[1:]) - edges[:-1]
+    return np.array([1.0, size > INLINE, *TRAFFIC[algorithm](ranks) * regimes])
 
 
 def fit(points: Sequence[Point]) -> Fit:
-    """The parameters that make relative errors least (squares of logarithms)."""
-    from scipy.optimize import least_squares
+    """The parameters, none negative, that make the squares of relative errors least."""
+    from scipy.optimize import nnls
 
     names = sorted({p.algorithm for p in points})
     ranks = sorted({p.ranks for p in points})
-    k, m = len(ranks), KNOTS.size
-
-    def unpack(x: Array) -> Fit:
-        e = iter(np.exp(x).tolist())
-
-        def take(n: int) -> list[float]:
-            return [next(e) for _ in range(n)]
-
-        alpha = {name: take(k) for name in names}
-        follow = {name: take(k) for name in names}
-        beta = {name: take(m) for name in names}
-        return Fit(ranks, alpha, follow, beta, {name: [1.0, *take(k - 1)] for name in names})
-
-    def residuals(x: Array) -> Array:
-        model = unpack(x)
-        return np.array(
-            [math.log(model.predict(*p[:3]) / p.seconds) for p in points], dtype=np.float64
-        )
-
-    n = len(names)
-    start = np.log([1e-6] * (2 * k * n) + [1e-10] * (m * n) + [1.5] * ((k - 1) * n))
-    found = least_squares(residuals, start, loss="soft_l1", f_scale=0.1)
-    return unpack(found.x)
+    found = Fit(ranks, {}, {}, {})
+    for name in names:
+        rows = []
+        for n in ranks:
+            mine = [p for p in points if (p.algorithm, p.ranks) == (name, n)]
+            relative = np.stack([_terms(*p[:3]) / p.seconds for p in mine])
+            rows.append(nnls(relative, np.ones(len(mine)))[0].tolist())
+        found.alpha[name] = [x[0] for x in rows]
+        found.follow[name] = [x[1] for x in rows]
+        found.beta[name] = [x[2:] for x in rows]
+    return found
 
 
 def errors(model: Fit, points: Sequence[Point]) -> list[float]:
