@@ -24,6 +24,8 @@ change in between.
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import hashlib
 import json
 import os
@@ -127,7 +129,8 @@ def save(
         A handle; unless `async_`, of a checkpoint that is complete on all ranks.
 
     Raises:
-        ArgumentError: an entry cannot be saved, or `keep` is below 1.
+        ArgumentError: an entry cannot be saved, `keep` is below 1, or something that is no
+            checkpoint has the name.
         SerializationError: a file cannot be written; on all ranks unless `async_`.
         Timeout, PeerLost: a rank did not report.  Nothing then has the final name.
     """
@@ -143,7 +146,13 @@ def save(
     tensors: dict[str, Tensor] = {}
     structure = _flatten(state_dict, "", tensors, rank)
     named = [(name, t.nbytes) for name, t in tensors.items()]
-    everyone = _gathered(group, (named, secrets.token_hex(8), str(target)))
+    occupied = _is_something_else(target)
+    everyone = _gathered(group, (named, secrets.token_hex(8), str(target), occupied))
+    if any(entry[3] for entry in everyone):
+        raise helpful(
+            ArgumentError, "checkpoint.save", "something else has this name",
+            "a new name, or a checkpoint, which is replaced", str(target),
+        )  # fmt: skip
     nonce = everyone[0][1]
     mine = _share([entry[0] for entry in everyone], rank)
     snapshot = {n: tensors[n].detach().clone() if async_ else tensors[n].detach() for n in mine}
@@ -288,10 +297,10 @@ class _Shard:
             for r in range(self.size):
                 self._report(r).unlink()
             _sync(self.folder)
-            old = self.folder.with_name(self.folder.name + "-replaced")
-            if self.target.exists():
-                os.rename(self.target, old)
-            os.rename(self.folder, self.target)
+            if not (self.target.exists() and _exchange(self.folder, self.target)):
+                if self.target.exists():
+                    os.rename(self.target, self.folder.with_name(self.folder.name + "-replaced"))
+                os.rename(self.folder, self.target)
             _sync(self.target.parent)
             # What crashed writers have left, too: one job at a time writes here.
             for left in self.target.parent.glob(f"{_HIDDEN}*"):
@@ -338,6 +347,27 @@ def _write(file: Path, content: Any) -> None:
         f.flush()
         os.fsync(f.fileno())
     os.replace(temporary, file)
+
+
+def _is_something_else(target: Path) -> bool:
+    """Whether what has this name is neither a checkpoint nor an empty directory."""
+    if not target.is_dir():
+        return target.exists()
+    return not (target / MANIFEST).is_file() and next(target.iterdir(), None) is not None
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Swaps two names at one instant; False if the system cannot (renameat2(2))."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if libc.renameat2(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # of this file system or kernel
+        return False
+    raise OSError(number, os.strerror(number), str(b))
 
 
 def _sync(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 
 import local_ranks
 import numpy as np
@@ -100,6 +101,43 @@ def test_old_ones_go(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["3", "4"]
     with pytest.raises(ArgumentError, match="keep"):
         checkpoint.save({}, tmp_path / "x", keep=0)
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_a_checkpoint_of_the_same_name_is_replaced(tmp_path, monkeypatch, atomic):
+    """There is one at every instant, where the file system can swap names."""
+    target, gone, over = tmp_path / "last", [], threading.Event()
+    if not atomic:
+        monkeypatch.setattr(checkpoint, "_exchange", lambda a, b: False)
+    checkpoint.save({"step": -1}, target)
+
+    def watch():
+        while not over.is_set():
+            if not (target / "manifest.json").exists():
+                gone.append(1)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for step in range(30):
+        checkpoint.save({"step": step}, target)
+        assert checkpoint.load(target) == {"step": step}
+    over.set()
+    watcher.join()
+    assert not (atomic and gone)
+    assert [p.name for p in tmp_path.iterdir()] == ["last"]
+
+
+def test_other_files_are_not_replaced(tmp_path):
+    for name in ("file", "folder/file"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("precious")
+    for name in ("file", "folder"):
+        with pytest.raises(ArgumentError, match="something else has this name"):
+            checkpoint.save({"x": 1}, tmp_path / name)
+    assert (tmp_path / "file").read_text() == (tmp_path / "folder/file").read_text() == "precious"
+    (tmp_path / "empty").mkdir()
+    checkpoint.save({"x": 1}, tmp_path / "empty")
+    assert checkpoint.load(tmp_path / "empty") == {"x": 1}
 
 
 def test_a_rank_that_does_not_report_leaves_the_previous_one(tmp_path):
