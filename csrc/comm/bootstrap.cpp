@@ -10,13 +10,12 @@
 
 #include "auth.h"
 #include "frame.h"
+#include "join_messages.h"
 #include "liveness.h"
-#include "transports.h"
 
 namespace eager::comm {
 namespace {
 
-constexpr uint32_t kVersion = 1;
 constexpr Duration kHandshake = std::chrono::seconds(10);  // strangers are dropped after this
 constexpr size_t kMaxHandshakes = 4096;
 
@@ -41,26 +40,6 @@ std::string random_name() {
   for (int i = 0; i < 4; ++i) out += std::to_string(random()) + "-";
   return out;
 }
-
-// What a rank publishes in the store.
-struct Card {
-  std::string host, address, local_name;
-  uint16_t port = 0;
-
-  std::string encode() const {
-    return Writer().string(host).string(address).string(local_name).u16(port).take();
-  }
-  static Card decode(const std::string& bytes) {
-    Reader r(bytes);
-    Card c;
-    c.host = r.string(256);
-    c.address = r.string(256);
-    c.local_name = r.string(100);
-    c.port = r.u16();
-    r.end();
-    return c;
-  }
-};
 
 struct Progress {  // of one peer
   bool hello = false, offer = false, ready = false;
@@ -263,13 +242,7 @@ bool Bootstrap::serve(Caller& c) {
 void Bootstrap::agree() {
   const int size = options_.size, rank = options_.rank;
   const Abilities& mine = transports_.abilities();
-  const std::string hello = Writer()
-                                .u32(kVersion)
-                                .string(at(rank).host)
-                                .string(mine.forced)
-                                .u8(mine.verbs)
-                                .string(mine.verbs_text.substr(0, 1024))
-                                .take();
+  const std::string hello = Hello{Hello::kVersion, at(rank).host, mine}.encode();
   for (Neighbour& n : all_) {
     if (!n.control) continue;
     n.control->send(Message::hello, hello);
@@ -303,7 +276,7 @@ void Bootstrap::agree() {
     link = transports_.prepare(n.transport, o, n.regions);
     const std::string offer = link->offer();
     if (offer.size() > kMaxOffer) fail(ErrorKind::invalid, "join", "an offer is too long");
-    n.control->send(Message::offer, Writer().string(n.transport).string(offer).take());
+    n.control->send(Message::offer, Proposal{n.transport, offer}.encode());
   }
   pump(&Progress::offer);
   // Ascending: every rank does its pairs in the order of (lower, higher) rank, and an order that
@@ -371,30 +344,25 @@ void Bootstrap::handle(int p, Incoming in) {
   if (handle_region(in, at(p).regions.get())) return;
   switch (in.type) {
     case Message::hello: {
-      Reader r(in.payload);
-      const uint32_t version = r.u32();
+      Hello hello = Hello::decode(in.payload);
       if (peer.hello) out_of_order();
-      if (version != kVersion)
+      if (hello.version != Hello::kVersion)
         fail(ErrorKind::mismatch, "join", "rank " + std::to_string(p) + " has another version",
-             std::to_string(kVersion), std::to_string(version), "install one version on all hosts");
-      at(p).host = r.string(256);
-      peer.abilities.forced = r.string(16);
-      peer.abilities.verbs = r.u8();
-      peer.abilities.verbs_text = r.string(1024);
-      r.end();
+             std::to_string(Hello::kVersion), std::to_string(hello.version),
+             "install one version on all hosts");
+      at(p).host = std::move(hello.host);
+      peer.abilities = std::move(hello.abilities);
       peer.hello = true;
       break;
     }
     case Message::offer: {
-      Reader r(in.payload);
+      Proposal proposal = Proposal::decode(in.payload);
       if (!peer.hello || peer.offer) out_of_order();
-      const std::string transport = r.string(16);
-      peer.offered = r.string(kMaxOffer);
-      r.end();
+      peer.offered = std::move(proposal.offer);
       peer.offer = true;
-      if (!at(p).transport.empty() && at(p).transport != transport)
+      if (!at(p).transport.empty() && at(p).transport != proposal.transport)
         fail(ErrorKind::protocol, "join", "rank " + std::to_string(p) + " chose another transport",
-             at(p).transport, transport);
+             at(p).transport, proposal.transport);
       break;
     }
     case Message::ready:

@@ -8,21 +8,19 @@
 
 #include "auth.h"
 #include "error.h"
-#include "frame.h"
+#include "join_messages.h"
 #include "tcp.h"
 
 namespace eager::comm {
 namespace {
 
-constexpr uint8_t kVersion = 1;  // of the offers and of what follows
-constexpr size_t kToken = 32;
 constexpr size_t kCallers = 128;  // connections that have not authenticated yet, at most
 
 // Fresh for every link: a connection that was made for another one is none for this one.
 std::string random_token() {
   std::random_device device;
   std::string token;
-  for (size_t i = 0; i < kToken; ++i) token.push_back(char(device() & 0xff));
+  for (size_t i = 0; i < TcpOffer::kToken; ++i) token.push_back(char(device() & 0xff));
   return token;
 }
 
@@ -87,38 +85,28 @@ class PendingTcp final : public PendingLink {
   }
 
   std::string offer() override {
-    Writer w;
-    w.u8(kVersion);
-    if (listens())
-      w.string(options_.address).u16(listener_.port()).u8(uint8_t(options_.sockets)).string(token_);
-    return w.take();
+    TcpOffer mine;
+    if (listens()) {
+      mine.address = options_.address;
+      mine.port = listener_.port();
+      mine.sockets = uint8_t(options_.sockets);
+      mine.token = token_;
+    }
+    return mine.encode(listens());
   }
 
   std::unique_ptr<Link> connect(const std::string& peer_offer, Deadline deadline) override {
-    Reader r(peer_offer);
-    const uint8_t version = r.u8();
-    if (version != kVersion)
+    const TcpOffer theirs = TcpOffer::decode(peer_offer, !listens());
+    if (theirs.version != TcpOffer::kVersion)
       fail(ErrorKind::protocol, "tcp", rank(options_.peer) + " speaks another version",
-           std::to_string(kVersion), std::to_string(version), "run the same version on every rank",
-           options_.peer);
+           std::to_string(TcpOffer::kVersion), std::to_string(theirs.version),
+           "run the same version on every rank", options_.peer);
+    if (listens()) return std::make_unique<TcpLink>(options_, tuning_, accept(deadline));
     std::vector<Socket> sockets;
-    if (listens()) {
-      r.end();
-      sockets = accept(deadline);
-    } else {
-      const std::string address = r.string(256);
-      const uint16_t port = r.u16();
-      const uint8_t count = r.u8();
-      const std::string token = r.string(kToken);
-      r.end();
-      if (count < 1 || count > kTcpSockets || token.size() != kToken || port == 0)
-        fail(ErrorKind::protocol, "tcp", rank(options_.peer) + " sent no offer of a tcp link", "",
-             "", "", options_.peer);
-      for (uint8_t i = 0; i < count; ++i) {
-        sockets.push_back(Socket::connect(address, port, deadline));
-        const std::string context = context_of(token, options_.peer, options_.rank);
-        authenticate(sockets.back(), Role::connector, {options_.secret, context, i}, deadline);
-      }
+    for (uint8_t i = 0; i < theirs.sockets; ++i) {
+      sockets.push_back(Socket::connect(theirs.address, theirs.port, deadline));
+      const std::string context = context_of(theirs.token, options_.peer, options_.rank);
+      authenticate(sockets.back(), Role::connector, {options_.secret, context, i}, deadline);
     }
     return std::make_unique<TcpLink>(options_, tuning_, std::move(sockets));
   }

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.xdist_group("comm_fuzz")  # one process builds
 # Inputs for each fuzzer; a slow one gets fewer.
 RUNS = {
     "fuzz_frame": 400_000,
+    "fuzz_join": 200_000,
     "fuzz_auth": 300_000,
     "fuzz_control": 150_000,
     "fuzz_store": 150_000,

@@ -4,6 +4,7 @@
 #include "comm/auth.h"
 #include "comm/control.h"
 #include "comm/frame.h"
+#include "comm/join_messages.h"
 #include "comm/mesh.h"
 #include "comm/socket.h"
 #include "ranks.h"
@@ -200,17 +201,14 @@ TEST(mesh_notices_ranks_that_die_while_links_are_joined) {
         CHECK(Clock::now() - begun < 20s);
         return;
       }
-      const std::string text = store.get("test/mesh/0");
-      Reader card(text);
-      card.string(256);  // host
-      const std::string address = card.string(256);
-      card.string(100);  // name of its Unix socket
-      Socket socket = Socket::connect(address, card.u16(), Clock::now() + 30s);
+      const Card card = Card::decode(store.get("test/mesh/0"));
+      Socket socket = Socket::connect(card.address, card.port, Clock::now() + 30s);
       authenticate(socket, Role::connector, {"secret", "mesh test/ of 2", 1}, Clock::now() + 30s);
       Control control(std::move(socket), false);
-      control.send(Message::hello,
-                   Writer().u32(1).string("elsewhere").string("tcp").u8(0).string("").take());
-      control.send(Message::offer, Writer().string("tcp").string(std::string(1, '\1')).take());
+      Hello hello;
+      hello.abilities.forced = "tcp";
+      control.send(Message::hello, hello.encode());
+      control.send(Message::offer, Proposal{"tcp", TcpOffer().encode(false)}.encode());
       while (true) {
         const std::optional<Incoming> in = control.receive();
         if (in && in->type == Message::offer) break;

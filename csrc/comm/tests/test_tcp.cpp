@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "comm/auth.h"
-#include "comm/frame.h"
+#include "comm/join_messages.h"
 #include "comm/tcp.h"
 #include "test.h"
 
@@ -388,31 +388,12 @@ TEST(tcp_put_gives_up_when_nothing_is_taken) {
 
 // --- who is let in -------------------------------------------------------------------------------
 
-namespace {
-
-struct Offer {
-  std::string address, token;
-  uint16_t port;
-};
-Offer parse(const std::string& offer) {
-  Reader r(offer);
-  Offer o;
-  r.u8();
-  o.address = r.string(100);
-  o.port = r.u16();
-  r.u8();
-  o.token = r.string(100);
-  return o;
-}
-
-}  // namespace
-
 TEST(tcp_strangers_do_not_disturb_the_pair) {
   Side a(1 << 20), b(1 << 20);
   auto pending_a = prepare_tcp(options(0, a, 2), {});
   auto pending_b = prepare_tcp(options(1, b, 2), {});
   const std::string offer_a = pending_a->offer(), offer_b = pending_b->offer();
-  const Offer where = parse(offer_a);
+  const TcpOffer where = TcpOffer::decode(offer_a, true);
 
   std::vector<Socket> strangers;
   std::mt19937 random{1};
