@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import eager
 from eager import Tensor
 from eager.errors import ArgumentError, DTypeError, SerializationError, helpful
+from eager.structure import Structure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,9 +145,9 @@ def save(obj: Mapping[str, Any], f: FilePath) -> None:
     everything else as JSON into its metadata.  Other objects raise ArgumentError: unlike a pickle,
     the file can be read without running code.
     """
-    tensors: dict[str, Tensor] = {}
-    structure = _flatten(obj, "", tensors)
-    save_file(tensors, f, {"structure": json.dumps(structure)})
+    packed = Structure()
+    structure = packed.pack(obj)
+    save_file(packed.tensors, f, {"structure": json.dumps(structure)})
 
 
 def load(f: FilePath) -> Any:
@@ -156,53 +157,6 @@ def load(f: FilePath) -> Any:
     if structure is None:
         return tensors
     try:
-        return _unflatten(json.loads(structure), tensors)
+        return Structure(tensors).unpack(json.loads(structure))
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise _corrupt(Path(f), f"a structure that save did not write: {error!r}") from error
-
-
-def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    """`value` as JSON: one-key objects {"tensor": name}, {"list": ...}, {"tuple": ...},
-    {"dict": [[key, value], ...]}, and plain values as they are."""
-    if isinstance(value, Tensor):
-        name = path
-        while name in tensors:
-            name += "_"
-        tensors[name] = value
-        return {"tensor": name}
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    below = f"{path}." if path else ""
-    if isinstance(value, Mapping):
-        pairs = []
-        for key, item in value.items():
-            if not isinstance(key, (str, int)):
-                raise _unsaved(f"{path}[{key!r}]", key)
-            pairs.append([key, _flatten(item, f"{below}{key}", tensors)])
-        return {"dict": pairs}
-    if isinstance(value, (list, tuple)):
-        items = [_flatten(item, f"{below}{i}", tensors) for i, item in enumerate(value)]
-        return {"tuple" if isinstance(value, tuple) else "list": items}
-    raise _unsaved(path, value)
-
-
-def _unsaved(path: str, value: Any) -> Exception:
-    return helpful(
-        ArgumentError, "save", f"{path or 'the object'} cannot be saved",
-        expected="tensors, numbers, strings, None, lists, tuples and dictionaries",
-        given=type(value).__name__, hint="save the state_dict() of a module or an optimizer",
-    )  # fmt: skip
-
-
-def _unflatten(value: Any, tensors: dict[str, Tensor]) -> Any:
-    if not isinstance(value, dict):
-        return value
-    ((kind, content),) = value.items()
-    if kind == "tensor":
-        return tensors[content]
-    if kind == "dict":
-        return {key: _unflatten(item, tensors) for key, item in content}
-    if kind not in ("list", "tuple"):
-        raise ValueError(f"no such kind: {kind}")
-    items = [_unflatten(item, tensors) for item in content]
-    return tuple(items) if kind == "tuple" else items

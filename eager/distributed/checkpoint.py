@@ -42,6 +42,7 @@ from eager import Tensor
 from eager.distributed.errors import PeerLost, Timeout
 from eager.errors import ArgumentError, EagerError, SerializationError, helpful
 from eager.serialization import load_file, load_metadata, save_file
+from eager.structure import Structure
 
 if TYPE_CHECKING:
     from eager.distributed.process_group import ProcessGroup
@@ -143,8 +144,9 @@ def save(
     if number in _last:
         _last[number]._thread.join()  # its error is for who holds the handle
     target = Path(path).absolute()
-    tensors: dict[str, Tensor] = {}
-    structure = _flatten(state_dict, "", tensors, rank)
+    packed = _Structure(rank, size)
+    structure = packed.pack(state_dict)
+    tensors = packed.tensors
     named = [(name, t.nbytes) for name, t in tensors.items()]
     occupied = _is_something_else(target)
     everyone = _gathered(group, (named, secrets.token_hex(8), str(target), occupied))
@@ -206,41 +208,37 @@ def _gathered(group: ProcessGroup | None, value: Any) -> list[Any]:
     return found
 
 
-def _flatten(value: Any, path: str, tensors: dict[str, Tensor], rank: int) -> Any:
-    """`value` as JSON: {"tensor": name}, {"dict": [[key, value], ...]}, {"list": ...},
-    {"tuple": ...}, {"rank": {"rank r": ...}}, and plain values as they are.
+class _Structure(Structure):
+    """With `PerRank`: ``{"rank": [["rank r", value], ...]}``.  Names are the same on all ranks,
+    whatever else they hold."""
 
-    Unlike in `eager.serialization`, names are the same on all ranks whatever else they hold."""
-    if isinstance(value, Tensor):
-        tensors[path] = value
-        return {"tensor": path}
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, PerRank):
-        key = f"{_RANK}{rank}"
-        return {"rank": [[key, _flatten(value.value, f"{path}/{key}", tensors, rank)]]}
-    if isinstance(value, Mapping):
-        pairs = []
-        for key, item in value.items():
-            if not isinstance(key, str | int):
-                raise _unsaved(f"{path}[{key!r}]", key)
-            # the length keeps "a/b": {"c": x} and "a": {"b/c": x} apart
-            name = f"{path}/{key}" if "/" not in str(key) else f"{path}/{len(str(key))}:{key}"
-            name += "#" if isinstance(key, int) else ""
-            pairs.append([key, _flatten(item, name, tensors, rank)])
-        return {"dict": pairs}
-    if isinstance(value, list | tuple):
-        items = [_flatten(x, f"{path}/{i}", tensors, rank) for i, x in enumerate(value)]
-        return {"tuple" if isinstance(value, tuple) else "list": items}
-    raise _unsaved(path, value)
+    op = "checkpoint.save"
+    kinds = "tensors, numbers, strings, None, lists, tuples, dictionaries and PerRank"
 
+    def __init__(self, rank: int, ranks: int, tensors: dict[str, Tensor] | None = None) -> None:
+        super().__init__(tensors)
+        self.rank, self.ranks = rank, ranks
 
-def _unsaved(path: str, value: Any) -> Exception:
-    return helpful(
-        ArgumentError, "checkpoint.save", f"{path or 'the object'} cannot be saved",
-        expected="tensors, numbers, strings, None, lists, tuples, dictionaries and PerRank",
-        given=type(value).__name__, hint="save the state_dict() of a module or an optimizer",
-    )  # fmt: skip
+    def name(self, path: str) -> str:
+        return path
+
+    def below(self, path: str, key: str | int) -> str:
+        if isinstance(key, int):
+            return f"{path}/{key}#"
+        # the length keeps "a/b": {"c": x} and "a": {"b/c": x} apart
+        return f"{path}/{key}" if "/" not in key else f"{path}/{len(key)}:{key}"
+
+    def pack(self, value: Any, path: str = "") -> Any:
+        if not isinstance(value, PerRank):
+            return super().pack(value, path)
+        key = f"{_RANK}{self.rank}"
+        return {"rank": [[key, self.pack(value.value, f"{path}/{key}")]]}
+
+    def unpack(self, value: Any) -> Any:
+        if not isinstance(value, dict) or "rank" not in value:
+            return super().unpack(value)
+        ((_, content),) = value.items()
+        return self.unpack(dict(content)[f"{_RANK}{self.rank % self.ranks}"])
 
 
 def _share(names: list[list[tuple[str, int]]], rank: int) -> list[str]:
@@ -508,7 +506,7 @@ def load(
         merged = structures[0]
         for other in structures[1:]:
             merged = _merged(merged, other)
-        result = _unflatten(merged, tensors, rank, len(shards))
+        result = _Structure(rank, len(shards), tensors).unpack(merged)
     except EagerError:
         raise
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
@@ -544,19 +542,3 @@ def _merged(a: Any, b: Any) -> Any:
 
 def _key(key: str | int) -> tuple[bool, str | int]:
     return isinstance(key, int), key
-
-
-def _unflatten(value: Any, tensors: dict[str, Tensor], rank: int, ranks: int) -> Any:
-    if not isinstance(value, dict):
-        return value
-    ((kind, content),) = value.items()
-    if kind == "tensor":
-        return tensors[content]
-    if kind == "dict":
-        return {key: _unflatten(item, tensors, rank, ranks) for key, item in content}
-    if kind == "rank":
-        return _unflatten(dict(content)[f"{_RANK}{rank % ranks}"], tensors, rank, ranks)
-    if kind not in ("list", "tuple"):
-        raise ValueError(f"no such kind: {kind}")
-    items = [_unflatten(item, tensors, rank, ranks) for item in content]
-    return tuple(items) if kind == "tuple" else items

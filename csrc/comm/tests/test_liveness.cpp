@@ -124,12 +124,8 @@ TEST(liveness_rank_cut_off_loses_the_others) {
 
 TEST(liveness_rank_that_leaves_is_told_from_one_that_dies) {
   for (const char* transport : {"shm", "tcp"}) {
-    const Meeting meeting;
-    in_threads(2, [&](int r) {
-      Store store = meeting.store();
-      MeshOptions o = Meeting::options(r, 2);
-      o.transport = transport;
-      Mesh mesh(o, store);
+    with_meshes(2, forced(transport), [](Mesh& mesh, Store& store) {
+      const int r = mesh.rank();
       const Region& region = mesh.allocate(1 << 20);
       const std::vector<Target> targets = exchange(mesh, store, region, "leave");
       if (r == 1) {  // its last put arrives, although it leaves at once
@@ -154,12 +150,8 @@ TEST(liveness_rank_that_leaves_is_told_from_one_that_dies) {
 // The last put of a rank arrives, and its memory is known, whenever this rank looks.
 TEST(liveness_memory_of_a_rank_that_left_can_be_imported) {
   for (const char* transport : {"shm", "tcp"}) {
-    const Meeting meeting;
-    in_threads(2, [&](int r) {
-      Store store = meeting.store();
-      MeshOptions o = Meeting::options(r, 2);
-      o.transport = transport;
-      Mesh mesh(o, store);
+    with_meshes(2, forced(transport), [](Mesh& mesh, Store& store) {
+      const int r = mesh.rank();
       const Key mine = mesh.key(mesh.allocate(4096), 1 - r);
       if (r == 1) {
         store.set("key", std::string(reinterpret_cast<const char*>(mine.data()), mine.size()));
@@ -180,12 +172,8 @@ TEST(liveness_memory_of_a_rank_that_left_can_be_imported) {
 // Rank 0 blames rank 1 and leaves; rank 2, which notices only that, must not blame rank 0.
 TEST(liveness_put_to_a_rank_that_gave_up_blames_whom_it_blamed) {
   for (const char* transport : {"shm", "tcp"}) {
-    const Meeting meeting;
-    in_threads(3, [&](int r) {
-      Store store = meeting.store();
-      MeshOptions o = Meeting::options(r, 3);
-      o.transport = transport;
-      Mesh mesh(o, store);
+    with_meshes(3, forced(transport), [](Mesh& mesh, Store& store) {
+      const int r = mesh.rank();
       const std::vector<Target> targets = exchange(mesh, store, mesh.allocate(4096), "keys");
       if (r == 1) store.get("end");
       if (r == 0) {
