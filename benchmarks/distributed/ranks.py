@@ -37,12 +37,19 @@ def block(fn: Callable[[], Any], calls: int) -> float:
     return slowest
 
 
+def enough(fn: Callable[[], Any]) -> int:
+    """How many calls take `BLOCK` seconds.  A few first calls do not tell: the blocks of what was
+    slow by chance would be short, and mostly measure what follows another library's turn."""
+    calls = 3
+    block(fn, calls)
+    while (seconds := block(fn, calls)) * calls < BLOCK:
+        calls = math.ceil(min(10.0, 1.2 * BLOCK / (seconds * calls)) * calls)
+    return calls
+
+
 def interleaved(cases: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
     """Seconds per call of every case, which take turns."""
-    calls = {}
-    for name, fn in cases.items():
-        block(fn, 3)
-        calls[name] = max(1, math.ceil(BLOCK / block(fn, 3)))
+    calls = {name: enough(fn) for name, fn in cases.items()}
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(rounds):
         for name, fn in cases.items():
