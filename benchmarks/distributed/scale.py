@@ -23,7 +23,7 @@ SIZES = [4096, 1 << 20, 40 << 20]
 LOCAL = 8
 JITTER = 0.3  # sigma of the lognormal latency
 BAR = 0.15
-LAUNCHES = 5
+LAUNCHES = 7
 ASSUMED = Network(alpha=2e-6, beta=1 / 25e9, gamma=1 / 20e9)  # 200 Gb/s RDMA, one core adds
 
 
