@@ -348,10 +348,14 @@ def _write(file: Path, content: Any) -> None:
 
 
 def _is_something_else(target: Path) -> bool:
-    """Whether what has this name is neither a checkpoint nor an empty directory."""
-    if not target.is_dir():
-        return target.exists()
-    return not (target / MANIFEST).is_file() and next(target.iterdir(), None) is not None
+    """Whether what has this name is neither a checkpoint nor an empty directory, or cannot be
+    looked into: an error here, on one rank, would leave the others waiting."""
+    try:
+        if not target.is_dir():
+            return target.exists()
+        return not (target / MANIFEST).is_file() and next(target.iterdir(), None) is not None
+    except OSError:
+        return True
 
 
 def _exchange(a: Path, b: Path) -> bool:

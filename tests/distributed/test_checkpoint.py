@@ -127,6 +127,16 @@ def test_a_checkpoint_of_the_same_name_is_replaced(tmp_path, monkeypatch, atomic
     assert [p.name for p in tmp_path.iterdir()] == ["last"]
 
 
+def test_a_directory_that_cannot_be_read_is_not_replaced(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(path)
+
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setattr("pathlib.Path.iterdir", refuse)
+    with pytest.raises(ArgumentError, match="something else has this name"):
+        checkpoint.save({"x": 1}, tmp_path / "mine")
+
+
 def test_other_files_are_not_replaced(tmp_path):
     for name in ("file", "folder/file"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
