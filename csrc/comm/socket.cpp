@@ -63,6 +63,8 @@ std::vector<Address> resolve(const char* op, const std::string& host, uint16_t p
                              Deadline deadline, int flags = 0) {
   Resolved result = resolve_now(host, port, flags | AI_NUMERICHOST);
   if (result.code == EAI_NONAME && !host.empty()) {
+    const auto late = [&] { fail(ErrorKind::timeout, op, host + " was not looked up in time"); };
+    if (Clock::now() >= deadline) late();  // not a race with an answer that comes at once
     struct Lookup {
       std::mutex mutex;
       std::condition_variable ready;
@@ -78,8 +80,7 @@ std::vector<Address> resolve(const char* op, const std::string& host, uint16_t p
       lookup->ready.notify_all();
     }).detach();
     std::unique_lock<std::mutex> lock(lookup->mutex);
-    if (!lookup->ready.wait_until(lock, deadline, [&] { return lookup->done; }))
-      fail(ErrorKind::timeout, op, "the name " + host + " was not found in time");
+    if (!lookup->ready.wait_until(lock, deadline, [&] { return lookup->done; })) late();
     result = std::move(lookup->result);
   }
   if (result.code == EAI_SYSTEM) fail_errno(op, "cannot look up " + host, result.number);
