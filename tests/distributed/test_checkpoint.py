@@ -14,6 +14,8 @@ import eager
 from eager import nn
 from eager.distributed import checkpoint
 from eager.distributed.checkpoint import PerRank
+from eager.distributed.checkpoint.manifest import FORMAT
+from eager.distributed.checkpoint.shard import Shard
 from eager.distributed.errors import PeerLost, Timeout
 from eager.distributed.optim import ZeroRedundancyOptimizer
 from eager.errors import ArgumentError, SerializationError
@@ -108,7 +110,7 @@ def test_a_checkpoint_of_the_same_name_is_replaced(tmp_path, monkeypatch, atomic
     """There is one at every instant, where the file system can swap names."""
     target, gone, over = tmp_path / "last", [], threading.Event()
     if not atomic:
-        monkeypatch.setattr(checkpoint, "_exchange", lambda a, b: False)
+        monkeypatch.setattr("eager.distributed.checkpoint.shard._exchange", lambda a, b: False)
     checkpoint.save({"step": -1}, target)
 
     def watch():
@@ -152,7 +154,7 @@ def test_other_files_are_not_replaced(tmp_path):
 
 def test_a_rank_that_does_not_report_leaves_the_previous_one(tmp_path):
     checkpoint.save({"step": 1}, tmp_path / "1")
-    shard = checkpoint._Shard(tmp_path / ".writing-2-n", 0, 2, tmp_path / "2", None)
+    shard = Shard(tmp_path / ".writing-2-n", 0, 2, tmp_path / "2", None)
     shard.write({"w": eager.ones(2)}, {"dict": []})
     with pytest.raises(Timeout, match=r"ranks \[1\]"):
         shard.publish(0.05)
@@ -161,7 +163,7 @@ def test_a_rank_that_does_not_report_leaves_the_previous_one(tmp_path):
 
 
 def test_a_lost_rank_ends_the_waiting_at_once(tmp_path):
-    shard = checkpoint._Shard(tmp_path / ".writing-1-n", 0, 2, tmp_path / "1", lambda: 1)
+    shard = Shard(tmp_path / ".writing-1-n", 0, 2, tmp_path / "1", lambda: 1)
     shard.write({"w": eager.ones(2)}, {"dict": []})
     with pytest.raises(PeerLost, match="rank 1 is lost") as caught:
         shard.publish(timeout=600)
@@ -179,11 +181,52 @@ def test_what_cannot_be_saved(tmp_path):
         checkpoint.save({"x": 1}, tmp_path / "file" / "a")
 
 
+@pytest.mark.parametrize("async_", [False, True])
+def test_what_one_rank_cannot_save_none_waits_for(tmp_path, async_):
+    def entry(group):
+        content = {"x": object() if group.rank() == 1 else 1}
+        with pytest.raises(ArgumentError) as caught:
+            checkpoint.save(content, tmp_path / "a", async_=async_, process_group=group)
+        return str(caught.value)
+
+    first, second = local_ranks.run(2, entry)
+    assert "rank 1 cannot save" in first and "/x cannot be saved" in first
+    assert second.startswith("checkpoint.save: /x cannot be saved")
+
+    def name(group):
+        with pytest.raises(ArgumentError, match="ranks gave different names"):
+            checkpoint.save({}, tmp_path / str(group.rank()), process_group=group)
+
+    local_ranks.run(2, name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("async_", [False, True])
+def test_a_shard_that_cannot_be_written_ends_the_waiting(tmp_path, monkeypatch, async_):
+    def full(tensors, file, metadata):
+        if "00001-of" in file.name:
+            raise OSError("no space left")
+        save_file(tensors, file, metadata)
+
+    save_file = eager.serialization.save_file
+    monkeypatch.setattr("eager.distributed.checkpoint.shard.save_file", full)
+
+    def body(group):
+        with pytest.raises(SerializationError, match="no space left") as caught:
+            checkpoint.save(
+                {"x": eager.ones(3)}, tmp_path / "a", async_=async_, process_group=group
+            ).wait(60)
+        return str(caught.value)
+
+    assert "rank 1" in local_ranks.run(2, body)[0]
+    assert not list(tmp_path.iterdir())
+
+
 MANIFESTS = [
     b"", b"[]", b"{", b"null", b"\xff\xfe", b"[" * 100_000,
-    json.dumps({"format": checkpoint.FORMAT, "number": 1, "shards": []}).encode(),
-    json.dumps({"format": checkpoint.FORMAT, "number": True, "shards": [{}]}).encode(),
-    json.dumps({"format": checkpoint.FORMAT, "number": 1, "shards": [
+    json.dumps({"format": FORMAT, "number": 1, "shards": []}).encode(),
+    json.dumps({"format": FORMAT, "number": True, "shards": [{}]}).encode(),
+    json.dumps({"format": FORMAT, "number": 1, "shards": [
         {"name": "../../etc/passwd", "bytes": 1, "sha256": ""}]}).encode(),
     json.dumps({"format": "x", "number": 1, "shards": [
         {"name": "shard-00000-of-00001.safetensors", "bytes": 1, "sha256": ""}]}).encode(),
