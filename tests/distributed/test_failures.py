@@ -41,7 +41,11 @@ def step():
             dist.send(small, (rank + 1) % dist.get_world_size())
         else:
             dist.recv(small, victim)
+    elif mode == "ddp":
+        model(small).sum().backward()
 
+if mode == "ddp":
+    model = eager.nn.parallel.DistributedDataParallel(eager.nn.Linear(16, 4))
 for _ in range(3 if mode != "recv" else 0):
     step()
 open(f"ready{rank}", "w").close()
@@ -65,7 +69,8 @@ try:
         step()
 except dist.PeerLost as error:
     after = time.monotonic() - begun
-    record = {"rank": error.rank, "in_flight": error.in_flight, "text": str(error), "after": after}
+    record = {"rank": error.rank, "in_flight": error.in_flight, "text": str(error), "after": after,
+              "notes": getattr(error, "__notes__", [])}
 again = time.monotonic()
 try:
     step()  # the group is broken: no second time-out
@@ -139,6 +144,7 @@ def survivors(
         ("sleep", 4, "tcp", "blocking", 2),
         ("kill", 2, "shm", "recv", 0),
         ("stop", 2, "tcp", "recv", 0),
+        ("kill", 2, "shm", "ddp", 1),
     ],
 )
 def test_every_survivor_names_the_lost_rank(
@@ -147,6 +153,7 @@ def test_every_survivor_names_the_lost_rank(
     for report in survivors(tmp_path, end, ranks, transport, mode, victim):
         assert report["rank"] == victim, report
         assert ("recv" if mode == "recv" else "all_reduce") in report["in_flight"], report
+        assert (mode == "ddp") == ("bucket 1 of 1: bias to weight" in str(report["notes"])), report
         assert report["after"] < SOON and report["again"] < SOON, report
 
 

@@ -201,6 +201,14 @@ class Reducer:
 
         return finish
 
+    def describe(self, bucket: Bucket) -> str:
+        """What an error in reducing `bucket` was about."""
+        first, last = self.names[bucket.members[0]], self.names[bucket.members[-1]]
+        return (
+            f"DistributedDataParallel was averaging the gradients of bucket {bucket.index + 1} of "
+            f"{len(self.buckets)}: {first}" + (f" to {last}" if last != first else "")
+        )
+
     def finish(self) -> None:
         """The end of a round; called when the engine has walked the tape."""
         round_, self._round, self._expected = self._round, None, None
@@ -352,11 +360,13 @@ class _Round:
     def wait(self) -> None:
         """Waits for all that was started; raises what went wrong first."""
         error: BaseException | None = None
-        for finish in self.running:
+        for bucket, finish in zip(self.reducer.buckets, self.running, strict=False):
             try:
                 finish()
             except BaseException as problem:
-                error = error or problem
+                if error is None:
+                    error = problem
+                    error.add_note(self.reducer.describe(bucket))
         self.running = []
         if error is not None:
             raise error
