@@ -18,8 +18,8 @@ constexpr comm::DType kTypes[kDTypes] = {
     comm::DType::i16, comm::DType::i32, comm::DType::i64, comm::DType::u8,   comm::DType::boolean};
 
 // Sends this rank's blob to all members through the store and gives theirs.
-comm::Group::Exchange exchange_through(std::shared_ptr<comm::Store> store, const std::string& key,
-                                       size_t rank, size_t size) {
+comm::Rendezvous exchange_through(std::shared_ptr<comm::Store> store, const std::string& key,
+                                  size_t rank, size_t size) {
   auto round = std::make_shared<uint64_t>(0);
   return [=](const std::string& mine) {
     const std::string base = key + "/" + std::to_string((*round)++) + "/";
@@ -42,7 +42,7 @@ comm::Group::Exchange exchange_through(std::shared_ptr<comm::Store> store, const
 }
 
 // The smallest number that is free at all members; takes it.
-uint32_t agree_on_id(GroupIds& ids, const comm::Group::Exchange& exchange) {
+uint32_t agree_on_id(GroupIds& ids, const comm::Rendezvous& exchange) {
   std::string mine;
   {
     std::lock_guard<std::mutex> lock(ids.mutex);

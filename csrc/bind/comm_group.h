@@ -60,7 +60,7 @@ class GroupObject {
   // A number that no group or window of any member has, and what was agreed by.  Collective.
   struct Ticket {
     std::shared_ptr<uint32_t> id;  // given back with the last copy
-    comm::Group::Exchange exchange;
+    comm::Rendezvous exchange;
   };
   Ticket take_id();
   const std::vector<int>& ranks() const { return ranks_; }

@@ -135,7 +135,7 @@ int place_of(const Fabric& fabric, const std::vector<int>& ranks, uint32_t id) {
 
 }  // namespace
 
-Group::Group(Fabric& fabric, std::vector<int> ranks, uint32_t id, const Exchange& exchange,
+Group::Group(Fabric& fabric, std::vector<int> ranks, uint32_t id, const Rendezvous& exchange,
              const GroupOptions& options)
     : impl_(std::make_unique<Impl>(fabric, ranks, place_of(fabric, ranks, id), id, options)) {
   Impl& g = *impl_;

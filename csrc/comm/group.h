@@ -16,6 +16,7 @@
 
 #include "dtype.h"
 #include "fabric.h"
+#include "meet.h"
 
 namespace eager::comm {
 
@@ -53,10 +54,8 @@ class Group {
  public:
   // Collective over `ranks` (ascending ranks of the fabric, this one among them).  `id` is the
   // same on all of them and belongs to no other living group, nor to one that has failed
-  // (Fabric::failed); 0 <= id < kGroups.  `exchange` sends
-  // a blob to all members and gives theirs, in order of `ranks` (through a Store, usually).
-  using Exchange = std::function<std::vector<std::string>(const std::string&)>;
-  Group(Fabric&, std::vector<int> ranks, uint32_t id, const Exchange& exchange,
+  // (Fabric::failed); 0 <= id < kGroups.  `exchange` is among `ranks`, in this order.
+  Group(Fabric&, std::vector<int> ranks, uint32_t id, const Rendezvous& exchange,
         const GroupOptions& = {});
   ~Group();
 

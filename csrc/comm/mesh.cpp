@@ -317,7 +317,17 @@ uint64_t Mesh::put(const Target& target, size_t offset, const Piece* pieces, int
   m.stats.puts.fetch_add(1, std::memory_order_relaxed);
   m.stats.put_bytes.fetch_add(total, std::memory_order_relaxed);
   if (Link* link = m.at(peer).link.get()) {
-    const uint64_t ticket = link->put(target, offset, pieces, n, counter);
+    uint64_t ticket = 0;
+    try {
+      ticket = link->put(target, offset, pieces, n, counter);
+    } catch (const Error& e) {
+      if (e.kind != ErrorKind::peer_lost) throw;
+      m.link_failed(peer, e);
+      m.await_settled(peer);
+      if (total == 0 && m.liveness.has_left(peer)) return 0;
+      m.liveness.check_put(peer);
+      throw;
+    }
     std::atomic<uint64_t>& last = m.tickets[static_cast<size_t>(peer)];
     uint64_t before = last.load(std::memory_order_relaxed);
     while (before < ticket &&

@@ -45,7 +45,9 @@ struct Mesh::Impl {
   void handle(int peer, Incoming);
   void tick();
   void drain_departed();
-  bool settle_ended();  // true: some are left
+  void link_failed(int peer, const Error&);
+  bool settle_ended();           // true: some are left
+  void await_settled(int peer);  // until it is known whether it left, gave up or died
   void leave();
 
   const MeshOptions options;

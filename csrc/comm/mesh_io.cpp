@@ -81,12 +81,7 @@ void Mesh::Impl::progress_links() {
     try {
       at(p).link->progress();
     } catch (const Error& e) {
-      if (e.kind != ErrorKind::peer_lost) {
-        lose(p, reason_of(e));
-        continue;
-      }
-      const std::lock_guard<std::mutex> lock(ended_mutex);
-      if (ended.emplace(p, Ended{reason_of(e), Clock::now()}).second) kick();
+      link_failed(p, e);
     }
   }
 }
@@ -98,7 +93,7 @@ bool Mesh::Impl::arm_links() {
     try {
       idle = at(p).link->arm() && idle;
     } catch (const Error& e) {
-      lose(p, reason_of(e));
+      link_failed(p, e);
     }
   }
   return idle;
@@ -202,6 +197,12 @@ void Mesh::Impl::handle(int peer, Incoming in) {
   }
 }
 
+void Mesh::Impl::link_failed(int peer, const Error& e) {
+  if (e.kind != ErrorKind::peer_lost) return lose(peer, reason_of(e));
+  const std::lock_guard<std::mutex> lock(ended_mutex);
+  if (ended.emplace(peer, Ended{reason_of(e), Clock::now()}).second) kick();
+}
+
 // A goodbye may come a little later than the end of a link.
 bool Mesh::Impl::settle_ended() {
   std::map<int, Ended> now;
@@ -225,6 +226,12 @@ bool Mesh::Impl::settle_ended() {
     ended.erase(p);
   }
   return some;
+}
+
+void Mesh::Impl::await_settled(int peer) {
+  const Deadline limit = Clock::now() + 4 * kDrain;  // the I/O thread may be starved
+  while (liveness.alive(peer) && Clock::now() < limit)
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
 }
 
 // Reads what ranks that left had sent before.

@@ -284,15 +284,4 @@ Duration Store::timeout() const { return impl_->timeout(); }
 void Store::set_timeout(Duration timeout) { impl_->timeout_ = timeout.count(); }
 std::string Store::local_host() const { return address_towards(impl_->host_, impl_->port_); }
 
-std::function<std::vector<std::string>(const std::string&)> exchange_through(
-    Store& store, const std::string& name, int rank, int size) {
-  return [&store, name, rank, size, round = 0](const std::string& mine) mutable {
-    const std::string prefix = name + "/" + std::to_string(round++) + "/";
-    store.set(prefix + std::to_string(rank), mine);
-    std::vector<std::string> all;
-    for (int r = 0; r < size; ++r) all.push_back(store.get(prefix + std::to_string(r)));
-    return all;
-  };
-}
-
 }  // namespace eager::comm

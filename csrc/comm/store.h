@@ -68,10 +68,4 @@ class Store {
   std::unique_ptr<Impl> impl_;
 };
 
-// What Group and Window take to meet: every call sends a blob to all members through `store` and
-// gives theirs, in order of rank.  `name` is the same on all members and used once; the store must
-// outlive the result.
-std::function<std::vector<std::string>(const std::string&)> exchange_through(
-    Store& store, const std::string& name, int rank, int size);
-
 }  // namespace eager::comm

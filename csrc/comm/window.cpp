@@ -7,21 +7,8 @@
 #include "group.h"
 
 namespace eager::comm {
-namespace {
 
-Key to_key(const std::string& text, int peer) {
-  Key key;
-  if (text.size() != key.size()) {
-    fail(ErrorKind::protocol, "Window", "rank " + std::to_string(peer) + " sent no key",
-         std::to_string(key.size()) + " bytes", std::to_string(text.size()), "", peer);
-  }
-  std::memcpy(key.data(), text.data(), key.size());
-  return key;
-}
-
-}  // namespace
-
-Window::Window(Fabric& fabric, std::vector<int> ranks, uint32_t id, const Exchange& exchange,
+Window::Window(Fabric& fabric, std::vector<int> ranks, uint32_t id, const Rendezvous& exchange,
                size_t bytes, Duration timeout)
     : fabric_(fabric),
       ranks_(std::move(ranks)),
@@ -35,27 +22,8 @@ Window::Window(Fabric& fabric, std::vector<int> ranks, uint32_t id, const Exchan
   }
   region_ = &fabric.allocate(std::max<size_t>(bytes, 1));
   try {
-    // One blob holds a key for every member: keys differ from peer to peer.
-    std::string mine;
-    for (int r : ranks_) {
-      const Key key = fabric.key(*region_, r);
-      mine.append(reinterpret_cast<const char*>(key.data()), key.size());
-    }
-    const auto all = exchange(mine);
-    const auto self = std::find(ranks_.begin(), ranks_.end(), fabric.rank());
-    const size_t place = size_t(self - ranks_.begin());
-    if (self == ranks_.end() || all.size() != ranks_.size()) {
-      fail(ErrorKind::invalid, "Window", "the ranks and the exchange do not fit",
-           "this rank among " + std::to_string(ranks_.size()) + " members",
-           std::to_string(all.size()) + " answers");
-    }
-    for (size_t r = 0; r < ranks_.size(); ++r) {
-      const size_t size = sizeof(Key);
-      const std::string text =
-          all[r].size() == size * ranks_.size() ? all[r].substr(place * size, size) : "";
-      targets_.push_back(fabric.import(ranks_[r], to_key(text, ranks_[r])));
-      seen_.push_back(fabric.arrived(ranks_[r], counter_));
-    }
+    targets_ = meet(fabric, ranks_, *region_, exchange);
+    for (int r : ranks_) seen_.push_back(fabric.arrived(r, counter_));
     exchange("");  // nobody writes before all have looked at their counters
   } catch (...) {
     fabric.release(*region_);

@@ -2,11 +2,10 @@
 // with nothing around it.
 #pragma once
 #include <cstdint>
-#include <functional>
-#include <string>
 #include <vector>
 
 #include "fabric.h"
+#include "meet.h"
 
 namespace eager::comm {
 
@@ -14,8 +13,7 @@ class Window {
  public:
   // Collective over `ranks` (ascending ranks of the fabric, this one among them); every rank gets
   // `bytes` of zeroed memory.  `id` and `exchange` as for Group; a window takes an id of its own.
-  using Exchange = std::function<std::vector<std::string>(const std::string&)>;
-  Window(Fabric&, std::vector<int> ranks, uint32_t id, const Exchange& exchange, size_t bytes,
+  Window(Fabric&, std::vector<int> ranks, uint32_t id, const Rendezvous& exchange, size_t bytes,
          Duration timeout);
   ~Window();  // the caller knows that no rank writes any more
   Window(const Window&) = delete;

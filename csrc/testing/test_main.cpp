@@ -4,6 +4,7 @@
 #include "testing/test.h"
 
 int main(int argc, char** argv) {
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);  // tests fork: what is buffered would be printed twice
   int failures = 0, runs = 0;
   for (const eager::test::Case& c : eager::test::cases()) {
     if (argc > 1 && !std::strstr(c.name, argv[1])) continue;

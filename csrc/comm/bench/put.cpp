@@ -16,6 +16,7 @@
 #include <memory>
 #include <vector>
 
+#include "comm/meet.h"
 #include "comm/mesh.h"
 
 using namespace eager::comm;
@@ -41,17 +42,6 @@ double seconds(Clock::time_point from) {
 double median(std::vector<double> v) {
   std::nth_element(v.begin(), v.begin() + static_cast<long>(v.size() / 2), v.end());
   return v[v.size() / 2];
-}
-
-Target meet(Mesh& mesh, Store& store, const Region& region) {
-  const int peer = 1 - mesh.rank();
-  const Key mine = mesh.key(region, peer);
-  store.set("key/" + std::to_string(mesh.rank()),
-            std::string(reinterpret_cast<const char*>(mine.data()), mine.size()));
-  const std::string bytes = store.get("key/" + std::to_string(peer));
-  Key theirs{};
-  std::memcpy(theirs.data(), bytes.data(), std::min(bytes.size(), theirs.size()));
-  return mesh.import(peer, theirs);
 }
 
 int repetitions(size_t bytes) {
@@ -133,7 +123,9 @@ void run(int rank, const std::string& transport, bool json, uint16_t port) {
   options.transport = transport;
   Mesh mesh(options, store);
   const Region& region = mesh.allocate(kLargest);
-  const Target target = meet(mesh, store, region);
+  const int peer = 1 - rank;
+  const Target target =
+      meet(mesh, {0, 1}, region, exchange_through(store, "keys", rank, 2))[size_t(peer)];
   uint32_t pings = 0;
   const double signal = latency(mesh, target, 0, &pings);
   const double eight = latency(mesh, target, 8, &pings);

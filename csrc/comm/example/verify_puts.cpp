@@ -12,6 +12,7 @@
 #include <memory>
 #include <vector>
 
+#include "comm/meet.h"
 #include "comm/mesh.h"
 
 using namespace eager::comm;
@@ -28,17 +29,6 @@ Waiting waiting(const char* op) {
   return w;
 }
 
-Target meet(Mesh& mesh, Store& store, const Region& region) {
-  const int peer = 1 - mesh.rank();
-  const Key mine = mesh.key(region, peer);
-  store.set("key/" + std::to_string(mesh.rank()),
-            std::string(reinterpret_cast<const char*>(mine.data()), mine.size()));
-  const std::string bytes = store.get("key/" + std::to_string(peer));
-  Key theirs{};
-  if (bytes.size() == theirs.size()) std::memcpy(theirs.data(), bytes.data(), theirs.size());
-  return mesh.import(peer, theirs);
-}
-
 // Byte i of what `rank` sends in a round.
 std::byte pattern(int rank, size_t round, size_t i) {
   return static_cast<std::byte>((i * 2654435761u >> 7) + round * 31 + static_cast<size_t>(rank));
@@ -52,7 +42,8 @@ class Pair {
         inbox_(mesh.allocate(largest + kMargin)),
         outbox_(mesh.allocate(largest + kMargin)),
         loose_(largest + kMargin),
-        target_(meet(mesh, store, inbox_)) {}
+        target_(meet(mesh, {0, 1}, inbox_,
+                     exchange_through(store, "keys", mesh.rank(), 2))[size_t(peer_)]) {}
 
   // `senders`: bit mask of ranks.  Returns whether all that came here is right.
   bool round(size_t bytes, int senders, bool from_region) {

@@ -40,8 +40,8 @@ class LocalWorld {
   Fabric& fabric(int rank);
   int size() const { return size_; }
 
-  // A Group::Exchange for a member: all members of one call give the same name.
-  Group::Exchange exchange(const std::string& name, int members, int place);
+  // For a member: all members of one call give the same name.
+  Rendezvous exchange(const std::string& name, int members, int place);
   // Every rank learns that this one is gone.
   void lose(int rank);
 
@@ -286,7 +286,7 @@ inline void LocalWorld::deliver() {
   }
 }
 
-inline Group::Exchange LocalWorld::exchange(const std::string& name, int members, int place) {
+inline Rendezvous LocalWorld::exchange(const std::string& name, int members, int place) {
   return [this, name, members, place](const std::string& mine) {
     std::unique_lock lock(mutex_);
     auto& blobs = blobs_[name];

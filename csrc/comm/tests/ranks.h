@@ -4,14 +4,16 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <exception>
 #include <functional>
 #include <memory>
+#include <numeric>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "comm/meet.h"
 #include "comm/mesh.h"
 #include "test.h"
 
@@ -46,21 +48,22 @@ inline Waiting waiting(Duration limit = 30s, const char* op = "test", uint32_t g
   return w;
 }
 
-// Calls rank(r) in a thread each; rethrows the first exception by rank.
+// Calls rank(r) in a thread each; throws what all of them have thrown.
 inline void in_threads(int size, const std::function<void(int)>& rank) {
-  std::vector<std::exception_ptr> errors(static_cast<size_t>(size));
+  std::vector<std::string> errors(static_cast<size_t>(size));
   std::vector<std::thread> threads;
   for (int r = 0; r < size; ++r)
     threads.emplace_back([&, r] {
       try {
         rank(r);
-      } catch (...) {
-        errors[static_cast<size_t>(r)] = std::current_exception();
+      } catch (const std::exception& e) {
+        errors[static_cast<size_t>(r)] = "rank " + std::to_string(r) + ": " + e.what() + "\n  ";
       }
     });
   for (std::thread& t : threads) t.join();
-  for (const std::exception_ptr& e : errors)
-    if (e) std::rethrow_exception(e);
+  std::string text;
+  for (const std::string& e : errors) text += e;
+  if (!text.empty()) throw std::runtime_error(text);
 }
 
 using Setup = std::function<void(MeshOptions&)>;
@@ -141,25 +144,12 @@ class Job {
   std::unique_ptr<Meeting> meeting_;
 };
 
-// Sends this rank's key of `mine` to every peer through the store and imports theirs.
+// meet() over all ranks.
 inline std::vector<Target> exchange(Mesh& mesh, Store& store, const Region& mine,
                                     const std::string& name) {
-  const auto label = [&](int from, int to) {
-    return name + "/" + std::to_string(from) + "/" + std::to_string(to);
-  };
-  for (int p = 0; p < mesh.size(); ++p) {
-    const Key k = mesh.key(mine, p);
-    store.set(label(mesh.rank(), p),
-              std::string(reinterpret_cast<const char*>(k.data()), k.size()));
-  }
-  std::vector<Target> out;
-  for (int p = 0; p < mesh.size(); ++p) {
-    const std::string bytes = store.get(label(p, mesh.rank()));
-    Key k{};
-    std::copy(bytes.begin(), bytes.end(), reinterpret_cast<char*>(k.data()));
-    out.push_back(mesh.import(p, k));
-  }
-  return out;
+  std::vector<int> ranks(static_cast<size_t>(mesh.size()));
+  std::iota(ranks.begin(), ranks.end(), 0);
+  return meet(mesh, ranks, mine, exchange_through(store, name, mesh.rank(), mesh.size()));
 }
 
 }  // namespace eager::comm::test

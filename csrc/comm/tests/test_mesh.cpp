@@ -85,11 +85,14 @@ TEST(mesh_chooses_shm_within_a_host_and_tcp_between_hosts) {
 }
 
 TEST(mesh_refuses_shm_between_hosts) {
-  const auto setup = [](MeshOptions& o) {
+  const Meeting meeting;
+  in_threads(2, [&](int r) {
+    Store store = meeting.store();
+    MeshOptions o = Meeting::options(r, 2);
     o.transport = "shm";
-    o.host = std::to_string(o.rank);
-  };
-  CHECK_FAILS(invalid, with_meshes(2, setup, [](Mesh&, Store&) {}));
+    o.host = std::to_string(r);
+    CHECK_FAILS(invalid, Mesh(o, store));
+  });
 }
 
 TEST(mesh_refuses_different_demands_on_all_ranks) {
