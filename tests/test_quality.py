@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -33,6 +34,14 @@ def test_ruff_format() -> None:
 
 def test_mypy() -> None:
     run("mypy")
+
+
+@pytest.mark.xdist_group("quality")
+def test_groups_share_a_worker(request: pytest.FixtureRequest) -> None:
+    """Versions of pytest and pytest-xdist that do not fit ignore the mark in silence, and guests
+    boot and libraries are built twice."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        assert request.node.nodeid.endswith("@quality")
 
 
 def test_import_contracts() -> None:

@@ -283,7 +283,10 @@ def run(
                 mounts += ["-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
             process = subprocess.Popen(
                 [
-                    "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1",
+                    "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max",
+                    # With one processor at most, qemu before 8.1 leaves out memory barriers,
+                    # and a queue of a virtio device then stalls now and then.
+                    "-smp", "1,maxcpus=2",
                     "-m", "1536", "-M", "q35", "-nodefaults", "-no-user-config", "-no-reboot",
                     "-display", "none", "-serial", "stdio", "-device", "virtio-rng-pci",
                     "-kernel", str(folder / "vmlinux"), "-initrd", str(folder / "initrd.gz"),
