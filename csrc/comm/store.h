@@ -7,7 +7,6 @@
 // length is checked before memory is taken for it.
 #pragma once
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>

@@ -1,7 +1,6 @@
 #include "window.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "error.h"
 #include "group.h"

@@ -8,7 +8,6 @@
 // byte is wrong.
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <memory>
 #include <vector>
 
