@@ -71,3 +71,15 @@ TEST(window_waiting_in_vain_names_the_rank) {
     }
   });
 }
+
+TEST(meet_checks_what_members_send) {
+  with_meshes(1, nullptr, [](Mesh& mesh, Store&) {
+    const Region& region = mesh.allocate(64);
+    const auto answers = [](std::vector<std::string> all) {
+      return [all](const std::string&) { return all; };
+    };
+    CHECK_FAILS(protocol, meet(mesh, {0}, region, answers({"short"})));
+    CHECK_FAILS(protocol, meet(mesh, {0}, region, answers({std::string(sizeof(Key), 'x')})));
+    CHECK_FAILS(invalid, meet(mesh, {0}, region, answers({"one", "two"})));
+  });
+}

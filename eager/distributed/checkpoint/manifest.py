@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 from eager.errors import SerializationError, helpful
 
+Path_ = str | os.PathLike[str]
 FORMAT = "eager.distributed.checkpoint 1"
 MANIFEST = "manifest.json"
 HIDDEN = ".writing-"

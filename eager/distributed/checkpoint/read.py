@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eager import Tensor
 from eager.distributed.checkpoint.content import Content, merged
-from eager.distributed.checkpoint.manifest import damaged, digest, manifest, manifests
+from eager.distributed.checkpoint.manifest import Path_, damaged, digest, manifest, manifests
 from eager.distributed.checkpoint.ranks import gathered, group_of
 from eager.errors import EagerError, SerializationError
 from eager.serialization import load_file, load_metadata
 
 if TYPE_CHECKING:
     from eager.distributed.process_group import ProcessGroup
-
-Path_ = str | os.PathLike[str]
 
 
 def verify(path: Path_) -> None:

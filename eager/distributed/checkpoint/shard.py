@@ -108,7 +108,7 @@ def _write(file: Path, content: Any) -> None:
 
 def is_something_else(target: Path) -> bool:
     """Whether what has this name is neither a checkpoint nor an empty directory, or cannot be
-    looked into: an error here, on one rank, would leave the others waiting."""
+    looked into: it must not be replaced."""
     try:
         if not target.is_dir():
             return target.exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import threading
 from collections.abc import Callable, Mapping
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eager.distributed.checkpoint.content import Content
-from eager.distributed.checkpoint.manifest import HIDDEN
+from eager.distributed.checkpoint.manifest import HIDDEN, Path_
 from eager.distributed.checkpoint.ranks import gathered, group_of
 from eager.distributed.checkpoint.shard import Shard, is_something_else, prune
 from eager.distributed.errors import Timeout
@@ -18,8 +17,6 @@ from eager.errors import ArgumentError, SerializationError, helpful
 
 if TYPE_CHECKING:
     from eager.distributed.process_group import ProcessGroup
-
-Path_ = str | os.PathLike[str]
 
 
 class Save:
